@@ -1,0 +1,204 @@
+"""From a name to a trunk, a tokenizer and, where there is one, a head.
+
+    hub name      "HuggingFaceTB/SmolLM2-135M-Instruct" (where the network allows it)
+    folder        a language model, an encoder, or a reward model (its head is kept)
+    gguf:PATH     a GGUF file, dequantised; "gguf:FOLDER" where the folder holds one such file
+
+Weights are read into float32 unless asked otherwise: these are the master weights of training.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from rewardsmith.errors import ConfigError, ModelError
+from rewardsmith.model.reward_model import trunk_of
+
+# Tokens that families reserve for padding, or never use in a chat, in order of preference.
+PAD_CANDIDATES = (
+    "<pad>",
+    "[PAD]",
+    "<|pad|>",
+    "<|padding|>",
+    "<|finetune_right_pad_id|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<unk>",
+    "[UNK]",
+)
+GGUF = "gguf:"
+
+
+@dataclass
+class Base:
+    """What a reward model is built from. `head` is [1, hidden] (and `head_bias` [1]) where one existed."""
+
+    name: str
+    trunk: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    head: torch.Tensor | None = None
+    head_bias: torch.Tensor | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def load_base(
+    name: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    quantize: Literal["none", "4bit", "8bit"] = "none",
+    trust_remote_code: bool = False,
+) -> Base:
+    """Load a trunk and its tokenizer. Raises ModelError with one line where that cannot be done."""
+    source, options = _source(name)
+    options["trust_remote_code"] = trust_remote_code
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        if GGUF in name:
+            config = None
+        else:
+            config = AutoConfig.from_pretrained(source, **options)
+        base = _load_weights(name, source, config, dtype, quantize, options, tokenizer)
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(f"cannot load model {name!r}: {first_line(error)}") from None
+    give_distinct_pad(base)
+    return base
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Only the tokenizer of a hub name, folder or gguf:PATH."""
+    source, options = _source(name)
+    try:
+        return AutoTokenizer.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot load a tokenizer from {name!r}: {first_line(error)}") from None
+
+
+def _load_weights(
+    name: str,
+    source: str,
+    config: Any,
+    dtype: torch.dtype,
+    quantize: str,
+    options: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+) -> Base:
+    options = {**options, "dtype": dtype, **_quantization(quantize)}
+    if config is not None and is_reward_model(config):
+        model = AutoModelForSequenceClassification.from_pretrained(source, **options)
+        head = head_of(model)
+        if head is None:
+            raise ModelError(f"{name}: no linear head with one output was found in {type(model).__name__}")
+        bias = None if head.bias is None else head.bias.detach().float()
+        return Base(name, trunk_of(model), tokenizer, head.weight.detach().float(), bias, ["kept the existing head"])
+    trunk = trunk_of(AutoModel.from_pretrained(source, **options))
+    if name.startswith(GGUF):
+        forget_quantization(trunk)
+    return Base(name, trunk, tokenizer)
+
+
+def _source(name: str) -> tuple[str, dict[str, Any]]:
+    """What from_pretrained wants: a folder or hub name, and gguf_file for a GGUF."""
+    if not name.startswith(GGUF):
+        if os.path.sep in name and not name.count("/") == 1 and not Path(name).is_dir():
+            raise ModelError(f"model folder {name!r} does not exist")
+        if Path(name).is_dir() and not (Path(name) / "config.json").exists():
+            raise ModelError(f"model folder {name!r} has no config.json; a GGUF file is named as gguf:PATH")
+        if Path(name).is_file():
+            raise ModelError(f"{name!r} is a file; give the folder, or gguf:{name} for a GGUF file")
+        return name, {}
+    path = Path(name.removeprefix(GGUF)).expanduser()
+    if path.is_dir():
+        files = sorted(path.glob("*.gguf"))
+        if len(files) != 1:
+            raise ModelError(f"{path}: {len(files)} .gguf files there; name one of them")
+        path = files[0]
+    if not path.is_file():
+        raise ModelError(f"GGUF file {str(path)!r} does not exist")
+    return str(path.parent), {"gguf_file": path.name}
+
+
+def _quantization(quantize: str) -> dict[str, Any]:
+    if quantize == "none":
+        return {}
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise ConfigError(
+            f"--quantize {quantize} needs bitsandbytes: pip install 'rewardsmith[quantized]', or leave it out"
+        ) from None
+    from transformers import BitsAndBytesConfig
+
+    if quantize == "8bit":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+        )
+    }
+
+
+def is_reward_model(config: Any) -> bool:
+    """Whether a folder's config is of a sequence classifier with one output."""
+    architectures = getattr(config, "architectures", None) or []
+    return any("ForSequenceClassification" in a for a in architectures) and config.num_labels == 1
+
+
+def head_of(model: PreTrainedModel) -> nn.Linear | None:
+    """The one-output linear layer of a sequence classifier, whatever its family calls it."""
+    for name in ("score", "classifier"):
+        layer = getattr(model, name, None)
+        if isinstance(layer, nn.Linear) and layer.out_features == 1:
+            return layer
+    return None
+
+
+def forget_quantization(model: PreTrainedModel) -> None:
+    """A dequantised GGUF is an ordinary model again: drop the marks that would stop it from being saved."""
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
+        if name in model.__dict__:
+            delattr(model, name)
+
+
+def give_distinct_pad(base: Base) -> None:
+    """Make pad an id of its own: where pad = eos, other tools never pool the eos that closes an answer."""
+    tokenizer, trunk = base.tokenizer, base.trunk
+    taken = {tokenizer.eos_token_id, trunk.config.get_text_config().eos_token_id}
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in taken:
+        vocabulary = tokenizer.get_vocab()
+        free = [t for t in PAD_CANDIDATES if t in vocabulary and vocabulary[t] not in {*taken, tokenizer.bos_token_id}]
+        if free:
+            tokenizer.pad_token = free[0]
+        else:
+            tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+            if len(tokenizer) > trunk.get_input_embeddings().weight.shape[0]:
+                trunk.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        base.notes.append(f"pad token set to {tokenizer.pad_token!r} (it was missing or the same as eos)")
+    for config in {id(c): c for c in (trunk.config, trunk.config.get_text_config())}.values():
+        config.pad_token_id = tokenizer.pad_token_id
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message: foreign libraries write paragraphs."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]
