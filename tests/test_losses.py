@@ -17,20 +17,22 @@ from torch import Tensor
 from rewardsmith.data.schema import Group, Message, Preference
 from rewardsmith.errors import ConfigError
 from rewardsmith.losses import (
-    LossConfig,
-    PairBatch,
-    PreferenceLoss,
-    StepWeight,
     bradley_terry,
     centring,
     davidson,
-    make_pair_batch,
     pair_weights,
     plackett_luce,
-    ranking_of,
     rao_kupper,
     regression,
     smooth,
+)
+from rewardsmith.training.loss_config import LossConfig
+from rewardsmith.training.objective import (
+    PairBatch,
+    PreferenceLoss,
+    StepWeight,
+    make_pair_batch,
+    ranking_of,
     step_weight,
 )
 
@@ -89,9 +91,7 @@ def sigmoid(x: float) -> float:
 def test_bradley_terry_is_the_cross_entropy_of_its_definition(w: float, l: float, m: float, p: float) -> None:  # noqa: E741
     d = w - l - m
     expected = -p * math.log(sigmoid(d)) - (1 - p) * math.log(sigmoid(-d))
-    assert bradley_terry(f64(w), f64(l), f64(m), f64(p)).item() == pytest.approx(
-        expected, rel=1e-12, abs=1e-15
-    )
+    assert bradley_terry(f64(w), f64(l), f64(m), f64(p)).item() == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -199,9 +199,7 @@ def test_both_are_bradley_terry_where_no_tie_is_possible() -> None:
 
 @pytest.mark.parametrize("tie_loss", [rao_kupper, davidson])
 @pytest.mark.parametrize("parameter", [0.0, 1e-30, 0.7, 80.0])
-def test_tie_losses_are_finite_for_any_gap_and_parameter(
-    tie_loss: Callable[..., Tensor], parameter: float
-) -> None:
+def test_tie_losses_are_finite_for_any_gap_and_parameter(tie_loss: Callable[..., Tensor], parameter: float) -> None:
     d = torch.tensor([-1e4, -120.0, 0.0, 120.0, 1e4] * 3, requires_grad=True)
     p = torch.tensor([0.5] * 5 + [1.0] * 5 + [0.8] * 5)
     learnt = torch.tensor(parameter, requires_grad=True)
@@ -270,9 +268,7 @@ def test_probabilities_of_all_rankings_sum_to_one(r: list[float]) -> None:
 def test_plackett_luce_is_successive_choice() -> None:
     r = [0.3, -1.0, 2.0, 0.5]
     order = (2, 0, 3, 1)
-    expected = -sum(
-        math.log(math.exp(r[i]) / sum(math.exp(r[j]) for j in order[k:])) for k, i in enumerate(order)
-    )
+    expected = -sum(math.log(math.exp(r[i]) / sum(math.exp(r[j]) for j in order[k:])) for k, i in enumerate(order))
     assert plackett_luce(f64(*r), torch.tensor([order])).item() == pytest.approx(expected)
 
 
@@ -457,9 +453,7 @@ def test_gradients_by_finite_differences(config: LossConfig) -> None:
     loss, batch = PreferenceLoss(config).double(), batch_of(groups, config)
     r = torch.randn(18, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
     learnt = [] if loss.tie_raw is None else [loss.tie_raw]
-    assert torch.autograd.gradcheck(
-        lambda rewards_R, *_: loss(rewards_R, batch).loss, [r, *learnt], fast_mode=True
-    )
+    assert torch.autograd.gradcheck(lambda rewards_R, *_: loss(rewards_R, batch).loss, [r, *learnt], fast_mode=True)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
@@ -470,9 +464,7 @@ def test_micro_batches_add_up_to_the_step(config: LossConfig, cuts: tuple[int, .
     loss = PreferenceLoss(config)
     full = loss(r, batch_of(groups, config))
     rows = [*rows_of(groups), 18]
-    parts = [
-        loss(r[rows[a] : rows[b]], batch_of(groups[a:b], config, total)) for a, b in itertools.pairwise(cuts)
-    ]
+    parts = [loss(r[rows[a] : rows[b]], batch_of(groups[a:b], config, total)) for a, b in itertools.pairwise(cuts)]
     for name in ("loss", "margin", "correct", "decided", "n_ties", "n_label_ties", "n_pairs"):
         added = sum(getattr(part, name).item() for part in parts)
         assert added == pytest.approx(getattr(full, name).item(), rel=1e-14, abs=1e-15), name

@@ -68,8 +68,9 @@ class TestEveryDecoder:
             padded.value_head = decoder.value_head
             stock = padded._forward_rows(rows)
         assert shared.dtype == torch.float32
+        others = {"unshared": unshared, "single": single, "right": right, "left": left, "stock": stock}
         assert shared.std() > 0.1, "rewards that hardly differ would agree by accident"
-        for name, other in dict(unshared=unshared, single=single, right=right, left=left, stock=stock).items():
+        for name, other in others.items():
             assert torch.allclose(shared, other, atol=TOLERANCE), name
 
     def test_gradients_agree_with_the_padded_path(self, decoder):
@@ -92,7 +93,7 @@ class TestEveryDecoder:
         groups, prefixes = random_groups(5)
         with torch.no_grad():
             before = decoder(batch=pack_rows(groups, prefixes))
-            groups[2][1] = groups[2][1][:-3] + [5, 6, 7]  # change one response of one group
+            groups[2][1] = [*groups[2][1][:-3], 5, 6, 7]  # change one response of one group
             after = decoder(batch=pack_rows(groups, prefixes))
         changed = (before - after).abs() > 1e-6
         assert changed.nonzero().flatten().tolist() == [4]

@@ -156,9 +156,7 @@ def _length_correlation(
     rewards: Sequence[Floats], lengths: Sequence[Floats], prompts: Ints, draws: int, seed: int
 ) -> dict[str, Any]:
     prompt_R = np.repeat(prompts, [len(row) for row in rewards])
-    found = metrics.rank_correlation_within_prompt(
-        _joined(rewards), _joined(lengths), prompt_R, draws=draws, seed=seed
-    )
+    found = metrics.rank_correlation_within_prompt(_joined(rewards), _joined(lengths), prompt_R, draws=draws, seed=seed)
     return {"within_prompt": found.within.to_json(), "n_prompts": found.n_prompts, "pooled": found.pooled}
 
 

@@ -89,9 +89,7 @@ def brier(margin_P: ArrayLike, probability_P: ArrayLike) -> Floats:
     return (expit(np.asarray(margin_P, np.float64)) - np.asarray(probability_P, np.float64)) ** 2
 
 
-def expected_calibration_error(
-    margin_P: ArrayLike, probability_P: ArrayLike, n_bins: int = 10
-) -> float | None:
+def expected_calibration_error(margin_P: ArrayLike, probability_P: ArrayLike, n_bins: int = 10) -> float | None:
     """Mean gap between confidence and correctness over bins of equal mass; None without pairs.
 
     Which side of a pair is written first means nothing, so a pair is seen from the side the model

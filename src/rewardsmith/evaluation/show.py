@@ -20,7 +20,9 @@ def evaluation_table(result: dict[str, Any]) -> str:
         lines.append(f"  {name:<30} {number(result[key])}")
     correlation = result.get("length_correlation") or {}
     if correlation.get("within_prompt"):
-        lines.append(f"  {'rank correlation with length':<30} {interval(correlation['within_prompt'])}   within prompts")
+        lines.append(
+            f"  {'rank correlation with length':<30} {interval(correlation['within_prompt'])}   within prompts"
+        )
     if result.get("score_ties"):
         lines.append(f"  {result['score_ties']} pairs have equal rewards: counted as wrong")
     if result.get("label_ties"):
@@ -28,7 +30,10 @@ def evaluation_table(result: dict[str, Any]) -> str:
     if result["slices"]:
         lines.append("  slices")
         width = max(len(s["slice"]) for s in result["slices"])
-        lines += [f"    {s['slice']:<{width}}  {interval(s | {'value': s['accuracy']})}  {s['n']} pairs" for s in result["slices"]]
+        lines += [
+            f"    {s['slice']:<{width}}  {interval(s | {'value': s['accuracy']})}  {s['n']} pairs"
+            for s in result["slices"]
+        ]
     return "\n".join(lines)
 
 

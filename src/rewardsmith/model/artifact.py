@@ -10,6 +10,7 @@ A folder appears under its name only when it is complete: it is written beside i
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -146,7 +147,7 @@ def save_reward_model(
     """
     merged = merge_adapters(model)
     stock = stock_classifier(merged)
-    write = {} if dtype is None else {"state_dict": _cast(stock, dtype)}
+    state = None if dtype is None else _cast(stock, dtype)
     meta = {
         "format": FORMAT,
         **(meta or {}),
@@ -158,8 +159,9 @@ def save_reward_model(
     }
     with replacing(output, overwrite=overwrite) as folder:
         stock.config.dtype = dtype or merged.trunk.dtype
-        stock.save_pretrained(folder, **write)
+        stock.save_pretrained(folder, state_dict=state)
         renderer.tokenizer.save_pretrained(folder)
+        write_for_older_readers(folder)
         if probe:
             meta["parity"] = parity(merged, probe, folder)
         if extra is not None:
@@ -168,15 +170,33 @@ def save_reward_model(
     return meta
 
 
+def write_for_older_readers(folder: Path) -> None:
+    """State in the old places too what transformers 5 keeps in new ones.
+
+    Version 4 (which peers still pin) reads rope_theta at the top level, silently takes 10000 where it is not
+    there, and does not know the class name TokenizersBackend. Version 5 reads both places alike.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    rope = config.get("rope_parameters") or {}
+    if "rope_theta" in rope:
+        config.setdefault("rope_theta", rope["rope_theta"])
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    file = folder / "tokenizer_config.json"
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    for traces_of_this_machine in ("is_local", "local_files_only", "name_or_path"):
+        tokenizer.pop(traces_of_this_machine, None)
+    if tokenizer.get("tokenizer_class") == "TokenizersBackend":
+        tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
+        tokenizer.setdefault("model_input_names", ["input_ids", "attention_mask"])
+    file.write_text(json.dumps(tokenizer, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def stock_classifier(model: RewardModel) -> PreTrainedModel:
     """transformers' own <Arch>ForSequenceClassification around our trunk and head (no copy of the weights)."""
     config = model.trunk.config
-    try:
-        cls = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
-    except KeyError:
-        raise ModelError(
-            f"transformers has no sequence classifier for {config.model_type}; it cannot be saved"
-        ) from None
+    cls: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    if cls is None:
+        raise ModelError(f"transformers has no sequence classifier for {config.model_type}; it cannot be saved")
     config.num_labels = 1
     config.problem_type = "regression"
     config.architectures = [cls.__name__]
@@ -202,11 +222,10 @@ def stock_classifier(model: RewardModel) -> PreTrainedModel:
 
 def merge_adapters(model: RewardModel) -> RewardModel:
     """The same model with its LoRA weights merged into a copy of the trunk; without LoRA, the model itself."""
-    if not hasattr(model.trunk, "merge_and_unload"):
+    trunk: Any = model.trunk
+    if not hasattr(trunk, "merge_and_unload"):
         return model
-    import copy
-
-    merged = RewardModel(copy.deepcopy(model.trunk).merge_and_unload(), pooling=model.pooling)
+    merged = RewardModel(copy.deepcopy(trunk).merge_and_unload(), pooling=model.pooling)
     merged.value_head = model.value_head
     return merged.eval()
 

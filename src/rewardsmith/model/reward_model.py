@@ -22,6 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from rewardsmith.errors import ModelError
+from rewardsmith.losses import bradley_terry
 from rewardsmith.model import attention
 from rewardsmith.text.pack import PackedBatch, pack_rows
 
@@ -177,8 +178,6 @@ def reward_model_loss(
 
     The loss is softplus(-(r_chosen - r_rejected)), finite at any margin. A tie in reward counts as wrong.
     """
-    from rewardsmith.losses import bradley_terry
-
     chosen_B = model(chosen_ids, chosen_mask)
     rejected_B = model(rejected_ids, rejected_mask)
     return bradley_terry(chosen_B, rejected_B).mean(), (chosen_B > rejected_B).float().mean()

@@ -156,14 +156,16 @@ class Renderer:
         from jinja2 import TemplateError
 
         try:
-            return self.tokenizer.apply_chat_template(
+            text = self.tokenizer.apply_chat_template(
                 messages,
                 tokenize=False,
-                tools=list(group.tools) if group is not None and group.tools else None,
+                tools=[dict(tool) for tool in group.tools] if group is not None and group.tools else None,
                 **(dict(group.template_kwargs) if group is not None else {}),
             )
         except (TemplateError, TypeError, KeyError, ValueError) as error:
             raise DataError(f"the chat template refuses the dialogue: {error}") from None
+        assert isinstance(text, str)  # tokenize=False
+        return text
 
     def _keeps_system_turns(self) -> bool:
         try:
@@ -185,7 +187,9 @@ class Renderer:
 
     def encode(self, groups: Sequence[Group]) -> list[Encoded]:
         """Tokenise groups; those left out (too long, refused by the template) are named in `report.dropped`."""
-        kept, texts, cut_flags = [], [], []
+        kept: list[Group] = []
+        texts: list[str] = []
+        cut_flags: list[list[str]] = []
         for group in groups:
             self.report.groups += 1
             try:
@@ -255,7 +259,7 @@ class Renderer:
                 if len(row) > limit:  # the answer alone is too long: its beginning goes, its end stays
                     ids[k], flags[k] = row[:head] + row[head + len(row) - limit :], "response"
             prefix = min(prefix, common_prefix_length(ids))
-        self.report.prompts_cut += "prompt" in flags
+        self.report.prompts_cut += int("prompt" in flags)
         self.report.responses_cut += flags.count("response")
         return Encoded(group, tuple(np.asarray(row, dtype=np.int32) for row in ids), prefix, tuple(flags))
 

@@ -1,0 +1,295 @@
+"""`Scorer`, the one seam that evaluation, audit, optimisation and the server see, and the row table.
+
+A scorer takes groups and returns one `Scores` per group, in order. A trained model, a Python function and a
+length baseline are scorers here; anything with a `score` method is one.
+
+Rows before averages: `score_rows` makes one flat dict per response, and every number elsewhere is a group-by
+over such rows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from rewardsmith.data.schema import Group, text_of
+from rewardsmith.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from rewardsmith.model.reward_model import RewardModel
+    from rewardsmith.text.render import Renderer
+
+CHUNK = 256  # groups in memory at a time; sorted by length inside, so that batches are even
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One group's rewards.
+
+    rewards    [K] float64; NaN where a response could not be scored (`error` says why)
+    std        [K] uncertainty in units of reward, or None where it is not known
+    truncated  K flags: "" (whole), "prompt" or "response" (what was cut to fit)
+    n_tokens   K token counts of prompt + response, 0 where the scorer does not count tokens
+    """
+
+    rewards: np.ndarray
+    std: np.ndarray | None = None
+    truncated: tuple[str, ...] = ()
+    n_tokens: tuple[int, ...] = ()
+    error: str = ""
+
+
+class Scorer(Protocol):
+    """Anything that gives rewards to the responses of groups."""
+
+    def score(self, groups: Sequence[Group]) -> list[Scores]: ...
+
+
+class FunctionScorer:
+    """A scorer from `function(prompt_text, response_text) -> number`."""
+
+    def __init__(self, function: Callable[[str, str], float]) -> None:
+        self.function = function
+
+    def score(self, groups: Sequence[Group]) -> list[Scores]:
+        return [
+            Scores(np.array([float(self.function(text_of(g.prompt), text_of(r))) for r in g.responses])) for g in groups
+        ]
+
+
+class ModelScorer:
+    """A trained reward model as a scorer: packed batches of at most `tokens_per_batch` tokens."""
+
+    def __init__(self, model: RewardModel, renderer: Renderer, *, tokens_per_batch: int = 8192) -> None:
+        self.model = model.eval()
+        self.renderer = renderer
+        self.tokens_per_batch = tokens_per_batch
+
+    def score(self, groups: Sequence[Group]) -> list[Scores]:
+        """Rewards of each group, in order. A group that cannot be rendered gets NaN and the reason."""
+        n_dropped = len(self.renderer.report.dropped)
+        encoded = self.renderer.encode(groups)
+        reasons = {d["group"]: d["reason"] for d in self.renderer.report.dropped[n_dropped:]}
+        done = dict(zip((id(item.group) for item in encoded), self._rewards(encoded), strict=True))
+        by_group = {id(item.group): item for item in encoded}
+        results = []
+        for group in groups:
+            item = by_group.get(id(group))
+            if item is None:
+                nan = np.full(len(group.responses), np.nan)
+                results.append(Scores(nan, error=reasons.get(group.id, "left out by the renderer")))
+            else:
+                lengths = tuple(len(row) for row in item.token_ids)
+                results.append(Scores(done[id(group)], truncated=item.truncated, n_tokens=lengths))
+        return results
+
+    def _rewards(self, encoded: Sequence[Any]) -> list[np.ndarray]:
+        import torch
+
+        from rewardsmith.text.pack import pack, plan_batches
+
+        device = self.model.value_head.weight.device
+        rewards: list[np.ndarray] = [np.empty(0)] * len(encoded)
+        for members in plan_batches([item.n_tokens for item in encoded], self.tokens_per_batch):
+            batch = pack([encoded[i] for i in members])
+            with torch.inference_mode():
+                rewards_R = self.model(batch=batch.to(device)).double().cpu().numpy()
+            for i, first in zip(members, batch.first_row_G, strict=True):
+                rewards[i] = rewards_R[first : first + len(encoded[i].token_ids)]
+        return rewards
+
+
+def load_scorer(
+    path: str,
+    *,
+    tokens_per_batch: int = 8192,
+    device: str = "auto",
+    max_response_length: int | None = None,
+    trust_remote_code: bool = False,
+) -> ModelScorer:
+    """The scorer of an artifact folder or of a Hugging Face sequence classifier with one output.
+
+    `max_response_length` replaces what the artifact's render contract says.
+    """
+    import torch
+
+    from rewardsmith.model.artifact import load_reward_model
+
+    model, renderer, _ = load_reward_model(
+        path, max_response_length=max_response_length, trust_remote_code=trust_remote_code
+    )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return ModelScorer(model.to(device), renderer, tokens_per_batch=tokens_per_batch)
+
+
+# -- rows ---------------------------------------------------------------------------------------------------
+
+
+def score_stream(scorer: Scorer, groups: Iterable[Group], chunk: int = CHUNK) -> Iterator[tuple[Group, Scores]]:
+    """(group, its scores) in the order of the input, `chunk` groups at a time."""
+    stream = iter(groups)
+    while part := list(islice(stream, chunk)):
+        yield from zip(part, scorer.score(part), strict=True)
+
+
+def rows_of_group(group: Group, scores: Scores) -> list[dict[str, Any]]:
+    """One flat dict per response. Tags follow the fixed keys; a tag never replaces one of them."""
+    rows = []
+    for k, reward in enumerate(scores.rewards.tolist()):
+        row: dict[str, Any] = {
+            "id": group.id,
+            "response_index": k,
+            "reward": reward if np.isfinite(reward) else None,
+            "calibrated": None,
+            "truncated": scores.truncated[k] if scores.truncated else "",
+            "n_tokens": scores.n_tokens[k] if scores.n_tokens else 0,
+        }
+        if scores.std is not None:
+            row["std"] = float(scores.std[k])
+        if group.ratings is not None:
+            row["rating"] = group.ratings[k]
+        if scores.error:
+            row["error"] = scores.error
+        row |= {(f"tag_{name}" if name in row else name): value for name, value in group.tags.items()}
+        rows.append(row)
+    return rows
+
+
+def score_file(
+    scorer: Scorer,
+    groups: Iterable[Group],
+    output: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    chunk: int = CHUNK,
+    progress: Callable[[], None] | None = None,
+) -> dict[str, int]:
+    """Stream rows to `output` (.jsonl, .jsonl.gz or .parquet), in the order of `groups`.
+
+    Rows go to OUTPUT.partial first, which is renamed when all are there. With `resume`, the whole chunks
+    already in it are kept and skipped. Returns {"groups", "rows", "resumed_groups", "unscored"}.
+    """
+    output = check_score_output(output, overwrite=overwrite)
+    partial = output.with_name(output.name + ".partial")
+    done = _keep_whole_chunks(partial, chunk) if resume else 0
+    counts = {"groups": done, "rows": 0, "resumed_groups": done, "unscored": 0}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("ab" if done else "wb") as handle:
+        for group, scores in score_stream(scorer, islice(groups, done, None), chunk):
+            rows = rows_of_group(group, scores)
+            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+            handle.write("".join(lines).encode("utf-8", "surrogatepass"))
+            counts["groups"] += 1
+            counts["unscored"] += bool(scores.error)
+            if counts["groups"] % chunk == 0:
+                handle.flush()
+            if progress is not None:
+                progress()
+    counts["rows"] = _publish(partial, output)
+    return counts
+
+
+def check_score_output(output: str | Path, *, overwrite: bool = False) -> Path:
+    """The output's path; ConfigError where its name or what is there forbids writing it."""
+    output = Path(output)
+    if not output.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
+        raise ConfigError(f"output {str(output)!r}: name it .jsonl, .jsonl.gz or .parquet")
+    if output.exists() and not overwrite:
+        raise ConfigError(f"output {str(output)!r} exists; give another name, or --overwrite")
+    return output
+
+
+def _keep_whole_chunks(partial: Path, chunk: int) -> int:
+    """Cut the partial file back to whole chunks; returns how many groups they hold.
+
+    Chunks decide which rows share a batch, so a resumed file is the unbroken one to the last bit.
+    """
+    if not partial.exists():
+        return 0
+    groups = kept = end = position = 0
+    with partial.open("rb") as handle:
+        for line in handle:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                break
+            if row["response_index"] == 0:
+                if groups % chunk == 0:  # the line that begins a chunk proves that the one before is whole
+                    kept, end = groups, position
+                groups += 1
+            position += len(line)
+    with partial.open("rb+") as handle:
+        handle.truncate(end)
+    return kept
+
+
+def _publish(partial: Path, output: Path) -> int:
+    """Turn the partial file into the output under its name; returns the number of rows."""
+    writing = output.with_name(f".{output.name}.writing-{os.getpid()}")
+    try:
+        if output.name.endswith(".parquet"):
+            n = _write_parquet(partial, writing)
+        elif output.name.endswith(".gz"):
+            import gzip
+
+            with partial.open("rb") as source, gzip.open(writing, "wb") as target:
+                n = sum(1 for line in source if target.write(line))
+        else:
+            with partial.open("rb") as source:
+                n = sum(1 for _ in source)
+            os.rename(partial, writing)
+        os.replace(writing, output)
+    finally:
+        writing.unlink(missing_ok=True)
+    partial.unlink(missing_ok=True)
+    return n
+
+
+def _write_parquet(partial: Path, target: Path, batch: int = 4096) -> int:
+    """JSON lines to parquet in pieces. Columns are the union over all rows (tags may differ between groups)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds: dict[str, Any] = {}
+    with partial.open(encoding="utf-8") as source:
+        for line in source:
+            for key, value in json.loads(line).items():
+                kind = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}.get(type(value))
+                if kind is None:
+                    kinds.setdefault(key, None)
+                elif kinds.get(key) not in (None, kind):
+                    numeric = {kinds[key], kind} == {pa.int64(), pa.float64()}
+                    kinds[key] = pa.float64() if numeric else pa.string()
+                else:
+                    kinds[key] = kind
+    if not kinds:
+        raise DataError("no row was scored, so there is no parquet file to write")
+    kinds |= {"reward": pa.float64(), "calibrated": pa.float64()}
+    schema = pa.schema([(key, kind or pa.string()) for key, kind in kinds.items()])
+    n = 0
+    with pq.ParquetWriter(target, schema) as writer, partial.open(encoding="utf-8") as source:
+        while lines := list(islice(source, batch)):
+            rows = [json.loads(line) for line in lines]
+            writer.write_table(pa.Table.from_pylist([_coerce(row, schema) for row in rows], schema=schema))
+            n += len(rows)
+    return n
+
+
+def _coerce(row: dict[str, Any], schema: Any) -> dict[str, Any]:
+    import pyarrow as pa
+
+    return {
+        key: str(value)
+        if schema.field(key).type == pa.string() and value is not None and not isinstance(value, str)
+        else value
+        for key, value in row.items()
+    }

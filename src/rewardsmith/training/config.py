@@ -1,0 +1,119 @@
+"""What a training run can be told. The field texts are the command line's help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rewardsmith.data.options import ReadOptions
+from rewardsmith.errors import ConfigError
+from rewardsmith.text.render import RenderConfig
+from rewardsmith.training.loss_config import LossConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Train a reward model from preferences.
+
+    Example: rewardsmith train --data prefs.jsonl --model HuggingFaceTB/SmolLM2-135M-Instruct --output rm
+    """
+
+    data: tuple[str, ...]
+    """Preference files, folders or hub data sets. Their shape is recognised; the options below name it where not."""
+    model: str
+    """What to start from: a hub name, a folder (language model, or reward model whose head is kept), or gguf:PATH."""
+    output: str
+    """Folder for the reward model. It appears there when it is complete; the run's state lies beside it until then."""
+    eval_data: tuple[str, ...] = ()
+    """Preference files to evaluate on while training, and to keep the best model by."""
+    eval_fraction: float = 0.0
+    """Without --eval-data: hold out about this share of the prompts (no prompt on both sides)."""
+    data_weights: tuple[float, ...] = ()
+    """One weight per --data file: how much each of its groups counts in the loss."""
+    limit: int | None = None
+    """Use only the first N groups of the training data."""
+
+    epochs: int = 1
+    """Passes over the data."""
+    batch_size: int = 16
+    """Groups (prompts with all their responses) per optimiser step."""
+    tokens_per_batch: int = 4096
+    """Most tokens computed at once: memory, not results, depends on it. A step is made of such batches."""
+    learning_rate: float = 2e-5
+    """Peak learning rate."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the rate falls after the warm-up."""
+    warmup_ratio: float = 0.1
+    """Share of the steps over which the rate rises."""
+    weight_decay: float = 0.0
+    """AdamW's decay of weight matrices."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm; 0 switches it off."""
+    seed: int = 0
+    """Seed of the head, the order of the data and dropout. The same seed gives the same model."""
+
+    train_layers: int | None = None
+    """Train only the top N layers (and the final norm and head); the rest stays as it is. Default: all."""
+    lora_rank: int = 0
+    """Train LoRA adapters of this rank instead of the weights (the head is always trained). 0: off."""
+    lora_alpha: int = 32
+    """LoRA's scale."""
+    quantize: Literal["none", "4bit", "8bit"] = "none"
+    """Load the frozen trunk in 4 or 8 bits (QLoRA; needs --lora-rank and bitsandbytes)."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Compute in this type, on float32 master weights. auto: bfloat16 where the device is fast at it."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto takes a GPU where there is one."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless asked."""
+
+    eval_every: int = 0
+    """Evaluate every N steps; 0: at the end of each epoch."""
+    keep_best: bool = True
+    """Keep the weights of the best evaluation (by accuracy, then loss) rather than the last ones."""
+    early_stopping: int = 0
+    """Stop after N evaluations without a better one; 0: never."""
+    save_every: int = 100
+    """Save the run's state every N steps, so that a killed run goes on from there."""
+    resume: bool = False
+    """Go on where an interrupted run with this --output stopped."""
+    overwrite: bool = False
+    """Replace --output where it exists, and drop the state of an interrupted run."""
+    tracker: Literal["none", "tensorboard", "trackio", "wandb", "mlflow"] = "none"
+    """Also log to this tracker."""
+
+    read: ReadOptions = field(default_factory=ReadOptions)
+    render: RenderConfig = field(default_factory=RenderConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise ConfigError("--data: give at least one preference file")
+        if self.data_weights and len(self.data_weights) != len(self.data):
+            raise ConfigError(f"--data-weights: {len(self.data_weights)} weights for {len(self.data)} files")
+        for name, low in (("epochs", 1), ("batch_size", 1), ("tokens_per_batch", 16), ("save_every", 1)):
+            if getattr(self, name) < low:
+                raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least {low}")
+        if not self.learning_rate > 0:
+            raise ConfigError(f"--learning-rate {self.learning_rate}: give a number above 0")
+        if not 0 <= self.warmup_ratio < 1:
+            raise ConfigError(f"--warmup-ratio {self.warmup_ratio}: give a share in [0, 1)")
+        if not 0 <= self.eval_fraction < 1:
+            raise ConfigError(f"--eval-fraction {self.eval_fraction}: give a share in [0, 1)")
+        if self.eval_data and self.eval_fraction:
+            raise ConfigError("--eval-data and --eval-fraction exclude each other")
+        if self.quantize != "none" and not self.lora_rank:
+            raise ConfigError("--quantize needs --lora-rank: weights of 4 or 8 bits are not trained themselves")
+        if self.lora_rank and self.train_layers is not None:
+            raise ConfigError("--lora-rank and --train-layers exclude each other")
+        if self.early_stopping and not (self.eval_data or self.eval_fraction):
+            raise ConfigError("--early-stopping needs --eval-data or --eval-fraction")
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run's state lies until the artifact is complete."""
+        output = Path(self.output)
+        return output.with_name(f".{output.name}.run")

@@ -1,0 +1,641 @@
+"""Train: read, render, step, evaluate, save. One straight line, one process or many.
+
+The numbers of a run depend on its options and data alone. The order of the groups is a function of (seed,
+epoch), a step's loss does not depend on how its groups fell into batches, and what else decides the next step
+(weights, optimiser, random state) is in the saved state; so a run that was killed and resumed ends with the
+same bits on the CPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
+
+from rewardsmith.data.options import ReadReport
+from rewardsmith.data.readers import read_groups
+from rewardsmith.data.schema import Group
+from rewardsmith.data.split import side_of
+from rewardsmith.errors import ConfigError, DataError, Interrupted, TrainingError
+from rewardsmith.model.artifact import META, build, read_meta, save_reward_model
+from rewardsmith.model.load import load_base
+from rewardsmith.progress import Bar, clock, say
+from rewardsmith.text.pack import pack, plan_batches
+from rewardsmith.text.render import Encoded, Renderer
+from rewardsmith.training import checkpoint
+from rewardsmith.training.config import TrainConfig
+from rewardsmith.training.objective import PreferenceLoss, make_pair_batch, step_weight, usable_preferences
+from rewardsmith.training.optim import choose_parameters, make_optimizer, rate_factor, resolve_precision
+
+SYNC_EVERY = 10  # steps between two looks at the numbers on a GPU; on a CPU looking is free
+METRICS = "metrics.jsonl"
+FREE_TO_CHANGE = ("resume", "overwrite", "tracker", "save_every")  # options that decide no number
+
+
+def train(config: TrainConfig, *, quiet: bool = False) -> dict[str, Any]:
+    """Train a reward model and write its artifact to `config.output`; returns the artifact's metadata.
+
+    Raises ConfigError, DataError, ModelError or TrainingError with one line; Interrupted after Ctrl-C, when
+    the state is saved.
+    """
+    finished = _check_output(config)
+    if finished is not None:
+        return finished
+    return Run(config, quiet=quiet).go()
+
+
+def _check_output(config: TrainConfig) -> dict[str, Any] | None:
+    """Refuse to destroy anything unasked; metadata of the artifact if there is nothing left to do."""
+    output, run = Path(config.output), config.run_folder
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output {config.output} is a file; give a folder")
+    if config.resume and (output / META).is_file():
+        shutil.rmtree(run, ignore_errors=True)
+        say(f"{output} is complete: nothing to resume")
+        return read_meta(output)
+    if output.is_dir() and any(output.iterdir()) and not config.overwrite:
+        raise ConfigError(f"--output {config.output} is not empty; give another folder, or --overwrite")
+    if run.exists() and not config.resume:
+        if checkpoint.states(run) and not config.overwrite:
+            step = int(checkpoint.states(run)[-1].name.removeprefix(checkpoint.PREFIX))
+            raise ConfigError(
+                f"an interrupted run for --output {config.output} is at step {step}: "
+                "add --resume to go on, or --overwrite to start again"
+            )
+        shutil.rmtree(run)
+    return None
+
+
+@dataclass
+class Data:
+    """The encoded groups of one side, and what was read on the way."""
+
+    encoded: list[Encoded]
+    report: ReadReport
+    left_out: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def n_pairs(self) -> int:
+        return sum(len(item.group.preferences) for item in self.encoded)
+
+
+def load_data(config: TrainConfig, renderer: Renderer) -> tuple[Data, Data]:
+    """Training and evaluation groups, rendered. Groups that say nothing to the loss are left out and named."""
+    report = ReadReport()
+    weights = config.data_weights or None
+    groups = read_groups(config.data, config.read, weights=weights, report=report)
+    fractions = {"train": 1.0 - config.eval_fraction, "eval": config.eval_fraction}
+    sides: dict[str, list[Group]] = {"train": [], "eval": []}
+    for group in groups:
+        sides[side_of(group, fractions, config.seed) if config.eval_fraction else "train"].append(group)
+        if config.limit is not None and len(sides["train"]) >= config.limit:
+            break
+    eval_report = ReadReport()
+    if config.eval_data:
+        sides["eval"] = list(read_groups(config.eval_data, config.read, report=eval_report))
+    train_data, eval_data = (
+        _encode(sides[name], renderer, config, read) for name, read in (("train", report), ("eval", eval_report))
+    )
+    if not train_data.encoded:
+        reason = train_data.left_out[0]["reason"] if train_data.left_out else "no group has a preference"
+        raise DataError(f"nothing to train on in {', '.join(config.data)}: {reason}")
+    if config.eval_data and not any(item.group.preferences for item in eval_data.encoded):
+        raise DataError(f"nothing to evaluate on in {', '.join(config.eval_data)}: no group has a preference")
+    return train_data, eval_data
+
+
+def _encode(groups: Sequence[Group], renderer: Renderer, config: TrainConfig, report: ReadReport) -> Data:
+    useful = [g for g in groups if usable_preferences(g, config.loss) or (config.loss.regression and g.ratings)]
+    encoded = list(renderer.encode_stream(iter(useful)))
+    if config.render.max_response_length is None:
+        # An answer that does not fit whole would be judged by a part: better left out than trained on.
+        encoded = [item for item in encoded if "response" not in item.truncated]
+    return Data(encoded, report, _named(groups, encoded, renderer))
+
+
+def _named(groups: Sequence[Group], encoded: Sequence[Encoded], renderer: Renderer) -> list[dict[str, str]]:
+    """Every group that is not trained on, with the reason."""
+    kept = {id(item.group) for item in encoded}
+    reasons = {d["group"]: d["reason"] for d in renderer.report.dropped}
+    return [
+        {
+            "group": g.id,
+            "source": g.source,
+            "reason": reasons.get(
+                g.id,
+                "an answer is longer than --max-length" if g.preferences else "no preference between its responses",
+            ),
+        }
+        for g in groups
+        if id(g) not in kept
+    ]
+
+
+class Run:
+    """One training run: what it holds between steps."""
+
+    def __init__(self, config: TrainConfig, *, quiet: bool = False) -> None:
+        self.config, self.quiet = config, quiet
+        cpu = config.device == "cpu" or not torch.cuda.is_available()
+        device = torch.device("cpu" if cpu else "cuda")
+        self.precision = resolve_precision(config.precision, device)
+        trackers = None if config.tracker == "none" else [config.tracker]
+        AcceleratorState._reset_state()  # accelerate keeps the last run's precision for the whole process
+        try:
+            self.accelerator = Accelerator(
+                mixed_precision=self.precision, cpu=cpu, log_with=trackers, project_dir=str(config.run_folder)
+            )
+        except (ImportError, ValueError) as error:
+            raise ConfigError(f"--tracker {config.tracker}: {str(error).splitlines()[0]}") from None
+        self.tell(f"loading {config.model}")
+        base = load_base(config.model, quantize=config.quantize, trust_remote_code=config.trust_remote_code)
+        torch.manual_seed(config.seed)
+        self.model = build(base)
+        if config.gradient_checkpointing:
+            self.model.trunk.gradient_checkpointing_enable({"use_reentrant": False})
+        notes = [*base.notes, *choose_parameters(self.model, config)]
+        if self.model.path == "padded":
+            notes.append(f"padded path: {self.model.path_reason}")
+        self.renderer = Renderer(base.tokenizer, config.render)
+        self.loss = PreferenceLoss(config.loss)
+        self.train_data, self.eval_data = load_data(config, self.renderer)
+        for note in notes + self._data_notes():
+            self.tell(note)
+        self.optimizer = make_optimizer(self.model, self.loss, config)
+        self.loss.to(self.accelerator.device)
+        self.parallel, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        self.modules = {"model": self.model, "loss": self.loss}
+        n = len(self.train_data.encoded)
+        self.steps_per_epoch = -(-n // config.batch_size)
+        self.total_steps = self.steps_per_epoch * config.epochs
+        self.state: dict[str, Any] = {"best": None, "last": None, "bad_evaluations": 0, "tokens": 0, "seconds": 0.0}
+        self.pending: list[dict[str, Any]] = []  # steps whose numbers are still on the device
+        self.interrupted = False
+
+    # -- the line -----------------------------------------------------------------------------------------
+
+    def go(self) -> dict[str, Any]:
+        config, run = self.config, self.config.run_folder
+        run.mkdir(parents=True, exist_ok=True)
+        step = self._resume() if config.resume else 0
+        if self.main:
+            checkpoint.cut_metrics(run / METRICS, step)
+        if config.tracker != "none":
+            self.accelerator.init_trackers("rewardsmith", config={"model": config.model, "output": config.output})
+        started = time.monotonic() - self.state["seconds"]
+        self.parallel.train()
+        pairs = 0
+        with (
+            self._catching_interrupts(),
+            Bar("training", self.total_steps, done=step, quiet=not self.loud) as bar,
+        ):
+            began = time.monotonic()
+            tokens_before = self.state["tokens"]
+            while step < self.total_steps and not self._stop_early():
+                items = self._step_items(step)
+                self._train_step(step, items)
+                step += 1
+                pairs += sum(len(item.group.preferences) for item in items)
+                self.state["seconds"] = time.monotonic() - started
+                if self._looks_at(step):
+                    self._flush()
+                seconds = max(time.monotonic() - began, 1e-9)
+                bar.advance(note=self._note(pairs / seconds, (self.state["tokens"] - tokens_before) / seconds))
+                if self._evaluates_at(step):
+                    self._evaluate_and_keep(step)
+                if self.interrupted or (step % config.save_every == 0 and step < self.total_steps):
+                    self._save(step)
+                if self.interrupted and step < self.total_steps:
+                    raise Interrupted(f"stopped at step {step} of {self.total_steps}, state saved; go on with --resume")
+        self._flush()
+        return self._finish(step)
+
+    def _train_step(self, step: int, items: Sequence[Encoded]) -> None:
+        """One optimiser step over `items`: the loss is their weighted mean, whatever the batches."""
+        config, accelerator = self.config, self.accelerator
+        total = step_weight([item.group for item in items], config.loss)
+        batches = plan_batches([item.n_tokens for item in items], config.tokens_per_batch)
+        world, rank = accelerator.num_processes, accelerator.process_index
+        mine = batches[rank::world] or batches[:1]  # a process without work repeats a batch at weight 0
+        idle = not batches[rank::world]
+        record: dict[str, Any] = {"step": step + 1, "items": [], "sums": None}
+        for n, members in enumerate(mine):
+            part = [items[i] for i in members]
+            packed = pack(part).to(accelerator.device)
+            pairs = make_pair_batch([item.group for item in part], packed.first_row_G, total, config.loss)
+            last = n == len(mine) - 1
+            with accelerator.accumulate() if last else accelerator.no_sync(self.parallel):
+                rewards_R = self.parallel(batch=packed)
+                output = self.loss(rewards_R, pairs.to(accelerator.device))
+                # Processes average their gradients; the step's loss is the sum of its parts.
+                accelerator.backward(output.loss * (0.0 if idle else world))
+            self._record(record, part, output, rewards_R, packed.n_tokens, idle)
+        norm = self._clip()
+        self._look_before_leap(record, norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * rate_factor(step, self.total_steps, config)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        record["sums"]["grad_norm"] = norm
+        record["lr"] = self.optimizer.param_groups[0]["lr"]
+        self.state["tokens"] += record["tokens"]
+        self.pending.append(record)
+
+    def _clip(self) -> torch.Tensor:
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        limit = self.config.max_grad_norm or float("inf")
+        return self.accelerator.clip_grad_norm_(trained, limit)
+
+    def _step_items(self, step: int) -> list[Encoded]:
+        """The groups of a step: the epoch's order is a function of (seed, epoch) alone."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self.train_data.encoded))
+        chosen = order[within * self.config.batch_size : (within + 1) * self.config.batch_size]
+        return [self.train_data.encoded[i] for i in chosen]
+
+    # -- numbers ------------------------------------------------------------------------------------------
+
+    def _record(
+        self,
+        record: dict[str, Any],
+        part: Sequence[Encoded],
+        output: Any,
+        rewards_R: torch.Tensor,
+        tokens: int,
+        idle: bool,
+    ) -> None:
+        """Add a batch's numbers to its step, as tensors on the device: nothing waits for them here."""
+        sums = {
+            "loss": output.loss.detach(),
+            "correct": output.correct,
+            "decided": output.decided,
+            "margin": output.margin,
+            "reward_sum": rewards_R.detach().sum(),
+            "n_rewards": torch.tensor(float(len(rewards_R)), device=rewards_R.device),
+        }
+        if idle:
+            sums = {name: value * 0 for name, value in sums.items()}
+        known = record["sums"]
+        record["sums"] = sums if known is None else {name: known[name] + value for name, value in sums.items()}
+        record["items"].append((part, output.group_loss_G))
+        record["tokens"] = record.get("tokens", 0) + (0 if idle else tokens)
+
+    def _look_before_leap(self, record: dict[str, Any], norm: torch.Tensor) -> None:
+        """On a CPU a bad loss is seen before it reaches the weights."""
+        if self.accelerator.device.type == "cpu":
+            self._check_finite(record, float(record["sums"]["loss"]), float(norm))
+
+    def _check_finite(self, record: dict[str, Any], loss: float, norm: float) -> None:
+        if np.isfinite(loss) and (np.isfinite(norm) or self.precision == "fp16"):
+            return
+        named = [
+            f"{item.group.id} ({item.group.source})"
+            for part, losses in record["items"]
+            for item, value in zip(part, losses.tolist(), strict=True)
+            if not np.isfinite(value)
+        ]
+        if not named:
+            named = [f"{item.group.id} ({item.group.source})" for part, _ in record["items"] for item in part]
+        shown = ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
+        what = "loss" if not np.isfinite(loss) else "gradient"
+        raise TrainingError(
+            f"step {record['step']}: the {what} is not a finite number; groups: {shown}. "
+            "Look at these rows, lower --learning-rate, or use --precision float32"
+        )
+
+    def _looks_at(self, step: int) -> bool:
+        on_cpu = self.accelerator.device.type == "cpu"
+        due = step % SYNC_EVERY == 0 or step % self.config.save_every == 0 or self._evaluates_at(step)
+        return on_cpu or due or self.interrupted or step == self.total_steps
+
+    def _flush(self) -> None:
+        """Bring the pending steps' numbers to the CPU in one go, check and log them."""
+        if not self.pending:
+            return
+        names = list(self.pending[0]["sums"])
+        table_SN = torch.stack([torch.stack([r["sums"][n].float() for n in names]) for r in self.pending])
+        if self.accelerator.num_processes > 1:
+            table_SN = self.accelerator.reduce(table_SN, reduction="sum")
+            table_SN[:, names.index("grad_norm")] /= self.accelerator.num_processes
+        lines = []
+        for record, values in zip(self.pending, table_SN.tolist(), strict=True):
+            v = dict(zip(names, values, strict=True))
+            self._check_finite(record, v["loss"], v["grad_norm"])
+            lines.append(
+                {
+                    "step": record["step"],
+                    "loss": v["loss"],
+                    "accuracy": v["correct"] / v["decided"] if v["decided"] else None,
+                    "margin": v["margin"],
+                    "reward_mean": v["reward_sum"] / v["n_rewards"],
+                    "grad_norm": v["grad_norm"],
+                    "learning_rate": record["lr"],
+                    "tokens": record["tokens"],
+                }
+            )
+        self.last_line = lines[-1]
+        self._log(lines)
+        self.pending = []
+
+    def _log(self, lines: Sequence[dict[str, Any]]) -> None:
+        if self.main:
+            with (self.config.run_folder / METRICS).open("a", encoding="utf-8") as handle:
+                handle.writelines(json.dumps(line) + "\n" for line in lines)
+        if self.config.tracker != "none":
+            for line in lines:
+                self.accelerator.log(
+                    {k: v for k, v in line.items() if k != "step" and v is not None}, step=line["step"]
+                )
+
+    def _note(self, pairs_per_s: float, tokens_per_s: float) -> str:
+        line = getattr(self, "last_line", None)
+        head = "" if line is None else f"loss {line['loss']:.3f} accuracy {line['accuracy'] or 0:.2f} "
+        return f"{head}{pairs_per_s:.2f} pairs/s {tokens_per_s:.0f} tokens/s"
+
+    # -- evaluation ---------------------------------------------------------------------------------------
+
+    def _evaluates_at(self, step: int) -> bool:
+        if not self.eval_data.encoded:
+            return False
+        every = self.config.eval_every or self.steps_per_epoch
+        return step % every == 0 or step == self.total_steps
+
+    def _evaluate_and_keep(self, step: int) -> None:
+        metrics = self.evaluate()
+        self._log([{"step": step, **{f"eval_{k}": v for k, v in metrics.items()}}])
+        self.tell(f"step {step}: held-out accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f}")
+        self.state["last"] = {"step": step, "metrics": metrics}
+        key = [metrics["accuracy"], -metrics["loss"]]
+        best = self.state["best"]
+        if best is None or key > best["key"]:
+            self.state["best"] = {"step": step, "metrics": metrics, "key": key}
+            self.state["bad_evaluations"] = 0
+            if self.config.keep_best and self.main:
+                checkpoint.save_best(self.config.run_folder, self.modules)
+        else:
+            self.state["bad_evaluations"] += 1
+
+    @property
+    def kept(self) -> dict[str, Any] | None:
+        """The evaluation of the weights that are kept: the best one, or the last; None without held-out data."""
+        return self.state["best"] if self.config.keep_best else self.state["last"]
+
+    def _stop_early(self) -> bool:
+        patience = self.config.early_stopping
+        return bool(patience) and self.state["bad_evaluations"] >= patience
+
+    def evaluate(self) -> dict[str, float]:
+        """Accuracy over decided pairs (a tie in reward is wrong), mean pair loss and mean reward, held out."""
+        self.parallel.eval()
+        rewards = self._rewards(self.eval_data.encoded)
+        self.parallel.train()
+        correct = decided = 0
+        losses, means = [], []
+        for item, reward_K in zip(self.eval_data.encoded, rewards, strict=True):
+            means.append(reward_K)
+            for p in item.group.preferences:
+                d = reward_K[p.chosen] - reward_K[p.rejected]
+                losses.append(np.logaddexp(0.0, -d) * p.probability + np.logaddexp(0.0, d) * (1 - p.probability))
+                if not p.is_tie:
+                    decided += 1
+                    correct += bool(d > 0)
+        everything = np.concatenate(means)
+        return {
+            "accuracy": correct / decided if decided else float("nan"),
+            "loss": float(np.mean(losses)) if losses else float("nan"),
+            "n_pairs": decided,
+            "reward_mean": float(everything.mean()),
+            "reward_std": float(everything.std()),
+        }
+
+    @torch.no_grad()
+    def _rewards(self, encoded: Sequence[Encoded]) -> list[np.ndarray]:
+        """Rewards of each group; processes share the work."""
+        batches = plan_batches([item.n_tokens for item in encoded], 2 * self.config.tokens_per_batch)
+        mine: list[tuple[int, list[float]]] = []
+        for members in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
+            packed = pack([encoded[i] for i in members]).to(self.accelerator.device)
+            with self.accelerator.autocast():
+                rewards_R = self.model(batch=packed).double().cpu().numpy()
+            for i, first in zip(members, packed.first_row_G, strict=True):
+                mine.append((i, rewards_R[first : first + len(encoded[i].token_ids)].tolist()))
+        everyone = gather_object(mine) if self.accelerator.num_processes > 1 else mine
+        return [np.array(values) for _, values in sorted(everyone, key=lambda pair: pair[0])]
+
+    # -- state --------------------------------------------------------------------------------------------
+
+    def _identity(self) -> dict[str, str]:
+        """What must be the same for a resumed run: each option, and the tokens of the data."""
+        options = {k: repr(v) for k, v in asdict(self.config).items() if k not in FREE_TO_CHANGE}
+        options["the training data"] = self.renderer.fingerprint(self.train_data.encoded)
+        options["the number of processes"] = str(self.accelerator.num_processes)
+        return options
+
+    def _save(self, step: int) -> None:
+        self._flush()
+        if self.main:
+            state = {**self.state, "identity": self._identity()}
+            checkpoint.save_state(self.config.run_folder, step, self.modules, self.optimizer, state)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> int:
+        state = checkpoint.load_state(self.config.run_folder, self.modules, self.optimizer)
+        if state is None:
+            self.tell("no saved state: starting at step 0")
+            return 0
+        now = self._identity()
+        changed = [k for k, v in state.pop("identity").items() if now.get(k) != v]
+        if changed:
+            names = ", ".join(changed)
+            raise TrainingError(f"cannot resume: {names} changed since the run began; use --overwrite to start again")
+        step = state.pop("step")
+        self.state = state
+        self.tell(f"resuming at step {step} of {self.total_steps}")
+        return step
+
+    def _catching_interrupts(self) -> Any:
+        return _InterruptGuard(self)
+
+    # -- the end ------------------------------------------------------------------------------------------
+
+    def _finish(self, step: int) -> dict[str, Any]:
+        """Take the kept weights, measure once more, write the artifact, clear the run's state."""
+        config = self.config
+        self.accelerator.wait_for_everyone()
+        if self.kept is not None and self.kept["step"] != step:
+            checkpoint.load_best(config.run_folder, self.modules)
+            self.tell(f"keeping the weights of step {self.kept['step']}, the best evaluation")
+        self.model.eval()
+        probe = _some(self.eval_data.encoded or self.train_data.encoded)
+        meta = self._meta(step, self._reference(probe))
+        if self.main:
+            model = self.accelerator.unwrap_model(self.parallel)
+            meta = save_reward_model(
+                model,
+                self.renderer,
+                config.output,
+                meta=meta,
+                probe=probe,
+                overwrite=config.overwrite,
+                extra=self._copy_run,
+            )
+            shutil.rmtree(config.run_folder, ignore_errors=True)
+        if config.tracker != "none":
+            self.accelerator.end_training()
+        self.tell(f"reward model in {config.output} ({clock(self.state['seconds'])} of training)")
+        return meta
+
+    def _reference(self, probe: Sequence[Encoded]) -> dict[str, Any]:
+        """Mean and spread of the kept model's rewards, and of what: the kept evaluation, or a few groups."""
+        if self.kept is not None:
+            metrics = self.kept["metrics"]
+            n = sum(len(item.token_ids) for item in self.eval_data.encoded)
+            return {"mean": metrics["reward_mean"], "std": metrics["reward_std"], "n": n, "responses": "held-out"}
+        rewards = np.concatenate(self._rewards(probe))
+        return {
+            "mean": float(rewards.mean()),
+            "std": float(rewards.std()),
+            "n": len(rewards),
+            "responses": f"the first {len(probe)} training groups",
+        }
+
+    def _meta(self, step: int, reference: dict[str, Any]) -> dict[str, Any]:
+        kept = self.kept
+        return {
+            "rewardsmith": version("rewardsmith"),
+            "base_model": self.config.model,
+            "normalisation": {"applied": "none", "reference": reference},
+            "calibration": None,
+            "metrics": {"held_out": kept["metrics"] if kept else None, "kept_step": kept["step"] if kept else step},
+            "training": {
+                "steps": step,
+                "groups": len(self.train_data.encoded),
+                "pairs": self.train_data.n_pairs,
+                "distinct_tokens": self.state["tokens"],
+                "seconds": round(self.state["seconds"], 1),
+                "precision": self.precision,
+                "device": str(self.accelerator.device),
+                "processes": self.accelerator.num_processes,
+            },
+            "data": {
+                "train": _sources(self.config.data, self.train_data),
+                "eval": _sources(self.config.eval_data, self.eval_data),
+                "rendering": self.renderer.report.to_dict()
+                | {"dropped": len(self.train_data.left_out) + len(self.eval_data.left_out)},
+                "left_out": (self.train_data.left_out + self.eval_data.left_out)[:1000],
+            },
+            "config": json.loads(json.dumps(asdict(self.config), default=str)),
+        }
+
+    def _copy_run(self, folder: Path) -> None:
+        """The training curve stays with the model."""
+        if (self.config.run_folder / METRICS).exists():
+            shutil.copy(self.config.run_folder / METRICS, folder / "training_metrics.jsonl")
+
+    # -- small things -------------------------------------------------------------------------------------
+
+    @property
+    def main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    @property
+    def loud(self) -> bool:
+        return self.main and not self.quiet
+
+    def tell(self, text: str) -> None:
+        if self.loud:
+            say(text)
+
+    def _data_notes(self) -> list[str]:
+        notes = []
+        for side, data in (("training", self.train_data), ("held-out", self.eval_data)):
+            if not data.encoded:
+                continue
+            shapes = ", ".join(sorted({f.shape for f in data.report.files if f.shape}))
+            notes.append(
+                f"{side}: {len(data.encoded)} groups, {data.n_pairs} pairs" + (f" (shape {shapes})" if shapes else "")
+            )
+            dropped = len(data.report.dropped)
+            if dropped:
+                row = data.report.dropped[0]
+                notes.append(f"{side}: {dropped} rows dropped, the first {row.file}:{row.line}: {row.reason}")
+            if data.left_out:
+                first_out = data.left_out[0]
+                first = f"{first_out['source']}: {first_out['reason']}"
+                notes.append(f"{side}: {len(data.left_out)} groups left out, the first {first}")
+        report = self.renderer.report
+        if report.prompts_cut or report.responses_cut:
+            notes.append(f"cut to fit: {report.prompts_cut} prompts (oldest tokens), {report.responses_cut} answers")
+        if self.renderer.contract.date_pinned:
+            notes.append("the chat template inserts today's date: pinned to a fixed one, saved with the model")
+        if self.renderer.contract.prompt_depends_on_answer:
+            notes.append(
+                "the chat template changes earlier turns depending on the answer: less of the prompt is shared"
+            )
+        return notes
+
+
+def _some(encoded: Sequence[Encoded], tokens: int = 4096) -> list[Encoded]:
+    """The first groups, about `tokens` of them: enough for parity figures, not another pass over the data."""
+    some: list[Encoded] = []
+    for item in encoded:
+        if some and sum(x.n_tokens for x in some) + item.n_tokens > tokens:
+            break
+        some.append(item)
+    return some
+
+
+def _sources(paths: Sequence[str], data: Data) -> dict[str, Any]:
+    """What the data was: names, hashes of the files' bytes, counts."""
+    files = [{"path": p, "sha256": _sha256(Path(p))} for p in paths]
+    return {
+        "files": files,
+        "groups": len(data.encoded),
+        "pairs": data.n_pairs,
+        "rows_dropped": len(data.report.dropped),
+    }
+
+
+def _sha256(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+class _InterruptGuard:
+    """The first Ctrl-C (or SIGTERM) asks the loop to save and stop; a second Ctrl-C stops at once."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.old: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self.old[number] = signal.signal(number, self._handle)
+            except ValueError:  # not the main thread: the caller's business
+                return
+
+    def _handle(self, number: int, _: Any) -> None:
+        if self.run.interrupted:
+            raise KeyboardInterrupt
+        self.run.interrupted = True
+        self.run.tell("stopping after this step; the state will be saved (Ctrl-C again stops at once)")
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)

