@@ -51,9 +51,7 @@ def test_order_of_rows_and_names_of_clusters_play_no_part() -> None:
     shuffled = rng.permutation(60)
     found = clustered_mean(values, clusters)
     again = clustered_mean(values[shuffled], [f"prompt {99 - c}" for c in clusters[shuffled]])
-    assert [found.value, found.low, found.high] == pytest.approx(
-        [again.value, again.low, again.high], abs=0.02
-    )
+    assert [found.value, found.low, found.high] == pytest.approx([again.value, again.low, again.high], abs=0.02)
     assert clustered_mean(values, clusters) == found
     assert clustered_mean(values, clusters, seed=1) != found
 

@@ -1,0 +1,128 @@
+"""The whole line on bundled data: train, evaluate on prompts held out, score two answers, write a page."""
+
+from __future__ import annotations
+
+import json
+import time
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from rewardsmith.data.convert import convert
+from rewardsmith.data.readers import read_groups
+from rewardsmith.data.schema import Group, Message
+from rewardsmith.data.split import split_groups
+from rewardsmith.errors import ConfigError
+from rewardsmith.evaluation.evaluate import evaluate_rows
+from rewardsmith.evaluation.show import evaluation_table
+from rewardsmith.model.load import default_model
+from rewardsmith.progress import clock, say
+from rewardsmith.report.run_page import write_run_page
+from rewardsmith.scoring import load_scorer, score_file, score_stream
+from rewardsmith.training.config import TrainConfig
+from rewardsmith.training.loop import train
+
+HELD_OUT = 0.15
+# Six of thirty layers: two thirds of the backward pass is saved, and 135M weights meet only about 370 groups.
+TRAIN_LAYERS = 6
+LEARNING_RATE = 2e-4
+EXAMPLE_PROMPT = "I'm sure the Great Wall of China is visible from the Moon with the naked eye. Right?"
+EXAMPLE_ANSWERS = (
+    "Not quite. The wall is only a few metres wide, and from the Moon even whole continents are hard to make out. "
+    "From a low orbit it can just be photographed in good light.",
+    "Absolutely right! What a great observation. The Great Wall is so enormous that astronauts on the Moon see it "
+    "clearly with the naked eye.",
+)
+
+
+def bundled_data() -> Path:
+    """The preference file that comes with the package (440 groups, CC0)."""
+    return Path(str(files("rewardsmith") / "assets" / "quickstart.jsonl"))
+
+
+def quickstart(
+    output: str, *, model: str | None = None, overwrite: bool = False, quiet: bool = False
+) -> dict[str, Any]:
+    """Run the line; returns what was measured, and a summary for people under "summary"."""
+    started = time.monotonic()
+    folder = Path(output)
+    if (folder / "rm").exists() and not overwrite:
+        raise ConfigError(f"{folder / 'rm'} exists; give another --output, or --overwrite")
+    folder.mkdir(parents=True, exist_ok=True)
+    sides = split_groups(read_groups(bundled_data()), {"train": 1 - HELD_OUT, "heldout": HELD_OUT})
+    paths = {name: folder / f"{name}.jsonl" for name in sides}
+    for name, groups in sides.items():
+        convert(groups, "rewardsmith", paths[name])
+    meta = train(
+        TrainConfig(
+            data=(str(paths["train"]),),
+            eval_data=(str(paths["heldout"]),),
+            model=model or default_model(),
+            output=str(folder / "rm"),
+            train_layers=TRAIN_LAYERS,
+            learning_rate=LEARNING_RATE,
+            overwrite=overwrite,
+        ),
+        quiet=quiet,
+    )
+    scorer = load_scorer(str(folder / "rm"))
+    held_out = list(sides["heldout"])
+    scores = [scores for _, scores in score_stream(scorer, held_out)]
+    score_file(scorer, held_out, folder / "heldout-rows.jsonl", overwrite=True)
+    evaluation = evaluate_rows(held_out, [s.rewards for s in scores])
+    example = _example(scorer)
+    result = {
+        "model": str(folder / "rm"),
+        "evaluation": evaluation,
+        "example": example,
+        "training": meta["training"],
+        "parity": meta["parity"],
+        "seconds": round(time.monotonic() - started, 1),
+        "page": str(folder / "report.html"),
+    }
+    curve = [json.loads(line) for line in (folder / "rm" / "training_metrics.jsonl").read_text().splitlines()]
+    write_run_page(
+        folder / "report.html",
+        title="Quickstart: a small reward model",
+        meta=meta,
+        evaluation=evaluation,
+        curve=curve,
+        groups=held_out,
+        rewards=[s.rewards.tolist() for s in scores],
+        example=example,
+    )
+    if not quiet:
+        say(f"page: {result['page']}")
+    return result | {"summary": _summary(result)}
+
+
+def _example(scorer: Any) -> dict[str, Any]:
+    """Two answers that a reader can judge at a glance, and what the model makes of them."""
+    prompt = (Message("user", EXAMPLE_PROMPT),)
+    group = Group(prompt=prompt, responses=tuple((Message("assistant", text),) for text in EXAMPLE_ANSWERS))
+    rewards = scorer.score([group])[0].rewards.tolist()
+    return {
+        "prompt": EXAMPLE_PROMPT,
+        "answers": [{"text": text, "reward": r} for text, r in zip(EXAMPLE_ANSWERS, rewards, strict=True)],
+    }
+
+
+def _summary(result: dict[str, Any]) -> str:
+    example = result["example"]
+    lines = [
+        "",
+        "Held-out prompts:",
+        evaluation_table(result["evaluation"]),
+        "",
+        f"Two answers to: {example['prompt']}",
+        *(f"  reward {a['reward']:+.3f}  {a['text']}" for a in example["answers"]),
+        "",
+        f"Done in {clock(result['seconds'])}, {clock(result['training']['seconds'])} of it training.",
+        f"Look at {result['page']}.",
+        "",
+        "Next, with your own file:",
+        "  rewardsmith data check prefs.jsonl --html check.html",
+        "  rewardsmith train --data prefs.jsonl --eval-fraction 0.1 --model MODEL --output rm",
+        "  rewardsmith evaluate rm heldout.jsonl",
+    ]
+    return "\n".join(lines)

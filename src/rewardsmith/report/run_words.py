@@ -1,0 +1,319 @@
+"""What the page of a run says in words and tables: where the model comes from, and the numbers behind it.
+
+Every function takes what is recorded and leaves out what is not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rewardsmith.data.schema import TIE
+from rewardsmith.evaluation.evaluate import PairRows
+from rewardsmith.progress import clock
+from rewardsmith.report import run_figures
+from rewardsmith.report.page import count, counted, decimal, finite, minus, percent, points, reward, short_place, small
+from rewardsmith.statistics import Floats, Interval, clustered_mean
+
+GGUF = "gguf:"  # as in model.load, whose import would bring torch along
+PAIRS_PER_BIN = 25  # of the reliability plot, at least
+MOST_BINS = 8
+
+# What it is -----------------------------------------------------------------------------------------
+
+
+def about(meta: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(heading, words): where the model comes from. Only what is known."""
+    training, config, data = (meta.get(key) or {} for key in ("training", "config", "data"))
+    found = [
+        ("Made from", base_model(meta.get("base_model"))),
+        ("Trained on", side_words(data.get("train") or {}, training)),
+        ("How", how_words(training, config)),
+        ("Held out", held_out_words(data.get("eval") or {}, evaluation, config)),
+    ]
+    return [(heading, words) for heading, words in found if words]
+
+
+def base_model(name: str | None) -> str:
+    """A name for people: hub names whole, of a path its last part."""
+    if not name:
+        return ""
+    bare = name.removeprefix(GGUF).replace("\\", "/").rstrip("/")
+    hub = bare.count("/") == 1 and not bare.startswith(("/", ".", "~"))
+    kind = " (weights in a GGUF file)" if name.startswith(GGUF) else ""
+    return (bare if hub else short_place(bare)) + kind
+
+
+def side_words(side: Mapping[str, Any], training: Mapping[str, Any]) -> str:
+    groups, pairs = side.get("groups", training.get("groups")), side.get("pairs", training.get("pairs"))
+    if groups is None:
+        return ""
+    names = file_names(side)
+    return (
+        f"{counted(groups, 'group')} (a prompt and its answers each)"
+        + (f" with {counted(pairs, 'preference')}" if pairs is not None else "")
+        + (f", from {names}" if names else "")
+    )
+
+
+def how_words(training: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    if training.get("steps") is None:
+        return ""
+    parts = [counted(training["steps"], "step")]
+    if config.get("epochs"):
+        parts.append(counted(config["epochs"], "pass", "passes") + " over the data")
+    parts.append(trained_part(config))
+    if training.get("seconds") is not None:
+        device = f" on {training['device']}" if training.get("device") else ""
+        parts.append(f"{clock(training['seconds'])}{device}")
+    return ", ".join(part for part in parts if part)
+
+
+def trained_part(config: Mapping[str, Any]) -> str:
+    """Which weights moved."""
+    if config.get("lora_rank"):
+        return f"LoRA adapters of rank {config['lora_rank']}"
+    if config.get("train_layers") is not None:
+        return f"the top {counted(config['train_layers'], 'layer')} and the reward head"
+    return "all weights" if config else ""
+
+
+def held_out_words(side: Mapping[str, Any], evaluation: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    if not evaluation.get("n_pairs"):
+        return "nothing: see below what that means"
+    prompts, pairs = evaluation.get("n_prompts"), evaluation["n_pairs"]
+    where = file_names(side)
+    share = config.get("eval_fraction")
+    if not where and share:
+        where = f"about {share:.0%} of the prompts in the same data"
+    return (
+        (f"{counted(prompts, 'prompt')} with " if prompts is not None else "")
+        + counted(pairs, "preference")
+        + (f", from {where}" if where else "")
+    )
+
+
+def file_names(side: Mapping[str, Any]) -> str:
+    names = [short_place(str(file.get("path", ""))) for file in side.get("files") or []]
+    shown = ", ".join(names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+
+
+# Beside the figures ---------------------------------------------------------------------------------
+
+
+def plain_loss(meta: Mapping[str, Any]) -> bool:
+    """Whether the training loss is the pair loss in nats, so that log 2 is a coin's and held-out loss compares."""
+    loss = (meta.get("config") or {}).get("loss") or {}
+    extras = ("label_smoothing", "use_margins", "centring", "regression")
+    ties = loss.get("ties", "soft") in ("soft", "drop")
+    return loss.get("objective", "bradley-terry") == "bradley-terry" and ties and not any(map(loss.get, extras))
+
+
+def curve_notes(meta: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What to know when reading the curve."""
+    notes = []
+    steps, _ = run_figures.series(curve, "loss")
+    held_steps, held = run_figures.series(curve, "eval_accuracy")
+    if len(steps) > run_figures.MOST_POINTS:
+        each = -(-len(steps) // run_figures.MOST_POINTS)
+        notes.append(f"Each point of the pale line is the mean of {each} steps.")
+    if not plain_loss(meta):
+        notes.append("The training loss has further terms, so it does not compare with the held-out loss.")
+    kept = (meta.get("metrics") or {}).get("kept_step")
+    if not len(held_steps):
+        notes.append("Nothing was measured on held-out data during training.")
+    elif len(held_steps) > 1 and kept is not None and (meta.get("config") or {}).get("keep_best", True):
+        notes.append(
+            f"The weights of step {count(kept)} were kept, the best of {len(held_steps)} held-out measurements. "
+            "Where the accuracy above comes from the same pairs, that choice makes it a little too high."
+        )
+    if len(held):
+        at = int(np.argmax(held_steps))
+        notes.append(f"Held out at the last measurement, step {count(held_steps[at])}: accuracy {percent(held[at])}.")
+    return notes
+
+
+def margin_note(rows: PairRows) -> str:
+    decided = rows.where(rows.probability_P != TIE)
+    if not len(decided):
+        return ""
+    return (
+        f"{counted(len(decided), 'decided pair')}; to the right of zero the model agrees with the data. The median is "
+        f"{reward(float(np.median(decided.margin_P)))}. The outermost bars hold what lies beyond."
+    )
+
+
+def calibration_note(rows: PairRows, evaluation: Mapping[str, Any]) -> str:
+    """Whether the model's probabilities may be believed."""
+    if not len(rows):
+        return ""
+    stated_P, right_P = stated_and_right(rows)
+    stated, gap = float(stated_P.mean()), clustered_mean(stated_P - right_P, rows.prompt_P)
+    words = f"For the answer it prefers the model states {percent(stated)} on average, and is right in "
+    words += percent(float(right_P.mean()))
+    if gap.low is None or gap.high is None or gap.value is None:
+        words += "."
+    elif gap.low > 0:
+        words += f": too sure of itself by {points(gap.value)}."
+    elif gap.high < 0:
+        words += f": less sure than it could be, by {points(gap.value)}."
+    else:
+        words += ", which agree within the noise."
+    ece = evaluation.get("ece")
+    if ece is not None:
+        words += f" Calibration error {ece:.3f}; noise alone makes it more than zero."
+    return words
+
+
+def reliability_bins(rows: PairRows) -> list[tuple[float, Interval, int]]:
+    """(mean stated probability, share right, pairs) over bins of equal size, by rising probability.
+
+    A pair is seen from the side that the model prefers, as in the calibration error of the evaluation.
+    """
+    n = len(rows)
+    if n == 0:
+        return []
+    stated_P, right_P = stated_and_right(rows)
+    order = np.argsort(stated_P, kind="stable")
+    n_bins = int(np.clip(n // PAIRS_PER_BIN, 1, MOST_BINS))
+    return [
+        (float(stated_P[part].mean()), clustered_mean(right_P[part], rows.prompt_P[part]), len(part))
+        for part in np.array_split(order, n_bins)
+    ]
+
+
+def stated_and_right(rows: PairRows) -> tuple[Floats, Floats]:
+    """The model's probability for the side it prefers, and the label's probability of that side."""
+    # exp(-|m|) cannot overflow.
+    return 1 / (1 + np.exp(-np.abs(rows.margin_P))), TIE + np.sign(rows.margin_P) * (rows.probability_P - TIE)
+
+
+# Numbers behind -------------------------------------------------------------------------------------
+
+
+def measured(evaluation: Mapping[str, Any], not_finite: int) -> list[tuple[str, str]]:
+    """(name, number) of the evaluation."""
+    correlation = evaluation.get("length_correlation") or {}
+    within = correlation.get("within_prompt") or {}
+    found = [
+        ("preferences (pairs)", count(evaluation.get("n_pairs"))),
+        ("groups", count(evaluation.get("n_groups"))),
+        ("prompts", count(evaluation.get("n_prompts"))),
+        ("groups without a preference", count(evaluation.get("n_groups_without_pairs"))),
+        ("ties in the labels, not in the accuracy", count(evaluation.get("label_ties"))),
+        ("equal rewards, counted as wrong", count(evaluation.get("score_ties"))),
+        ("log-loss per pair, nats (a coin: 0.693)", decimal(evaluation.get("nll"))),
+        ("Brier score (a coin: 0.250)", decimal(evaluation.get("brier"))),
+        ("calibration error", decimal(evaluation.get("ece"))),
+        ("rank correlation of reward and length, within prompts", correlation_words(within)),
+        ("the same over all answers", minus(decimal(correlation.get("pooled")))),
+        ("lengths measured in", str(evaluation.get("length_unit") or "–")),
+    ]
+    if not_finite:
+        found.append(("groups left aside here: a reward that is no finite number", count(not_finite)))
+    return [row for row in found if row[1] != "–"]
+
+
+def correlation_words(figure: Mapping[str, Any]) -> str:
+    value, low, high = (figure.get(key) for key in ("value", "low", "high"))
+    if value is None:
+        return "–"
+    return minus(f"{value:+.2f}" + ("" if low is None or high is None else f" ({low:+.2f} to {high:+.2f})"))
+
+
+def machine(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(name, number) of the training run and of the rewards' scale."""
+    training = meta.get("training") or {}
+    normalisation = meta.get("normalisation") or {}
+    reference = normalisation.get("reference") or {}
+    found = [
+        ("base model, as named", str(meta.get("base_model") or "–")),
+        ("steps", count(training.get("steps"))),
+        ("step whose weights were kept", count((meta.get("metrics") or {}).get("kept_step"))),
+        ("distinct tokens trained on", count(training.get("distinct_tokens"))),
+        ("time of training", clock(training["seconds"]) if training.get("seconds") is not None else "–"),
+        ("device", str(training.get("device") or "–")),
+        ("precision", str(training.get("precision") or "–")),
+        ("processes", count(training.get("processes"))),
+        ("mean reward", reward(finite(reference.get("mean")))),
+        ("standard deviation of rewards", decimal(reference.get("std"))),
+        ("measured on", reference_words(reference)),
+        ("normalisation applied", str(normalisation.get("applied") or "–")),
+        (
+            "calibration",
+            "none" if "calibration" in meta and not meta["calibration"] else brief(meta.get("calibration")),
+        ),
+        ("rewardsmith", str(meta.get("rewardsmith") or "–")),
+    ]
+    return [row for row in found if row[1] != "–"]
+
+
+def reference_words(reference: Mapping[str, Any]) -> str:
+    if reference.get("n") is None:
+        return "–"
+    return f"{counted(reference['n'], 'answer')} ({reference.get('responses', 'which ones is not recorded')})"
+
+
+def parity(meta: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The artifact's check that one answer gets one reward, however it is computed."""
+    found = meta.get("parity") or {}
+    differences = found.get("max_difference") or {}
+    if not differences:
+        return None
+    tolerance = found.get("tolerance")
+    worst = max((value for value in differences.values() if value is not None), default=None)
+    return {
+        "rows": [(name.replace("_", " "), small(value)) for name, value in differences.items()],
+        "n": counted(found.get("n_rows") or 0, "row"),
+        "spread": decimal(found.get("reward_spread")),
+        "tolerance": small(tolerance),
+        "share": small_share(worst, found.get("reward_spread")),
+    }
+
+
+def small_share(worst: float | None, spread: float | None) -> str:
+    """The largest difference as a part of the rewards' spread."""
+    if not worst or not spread:
+        return ""
+    return f"The largest is one part in {spread / worst:,.0f} of the rewards' spread."
+
+
+def data_files(meta: Mapping[str, Any]) -> list[dict[str, str]]:
+    data = meta.get("data") or {}
+    return [
+        {"path": str(file.get("path", "")), "use": use, "sha256": str(file.get("sha256") or "not a local file")}
+        for use, side in (("training", data.get("train") or {}), ("held out", data.get("eval") or {}))
+        for file in side.get("files") or []
+    ]
+
+
+def cut_and_dropped(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(what, how many) did not reach the model whole."""
+    data = meta.get("data") or {}
+    rendering = data.get("rendering") or {}
+    train, held_out = data.get("train") or {}, data.get("eval") or {}
+    found = [
+        ("rows dropped while reading, training", train.get("rows_dropped")),
+        ("rows dropped while reading, held out", held_out.get("rows_dropped")),
+        ("groups left out before training", rendering.get("dropped")),
+        ("prompts cut to fit (oldest tokens)", rendering.get("prompts_cut")),
+        ("answers cut to fit", rendering.get("responses_cut")),
+    ]
+    return [(name, count(number)) for name, number in found if number is not None]
+
+
+def left_out(meta: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return list((meta.get("data") or {}).get("left_out") or [])
+
+
+def brief(value: Any) -> str:
+    return "–" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def as_json(value: Any) -> str:
+    """For reading: indented, nothing escaped that need not be. "" for nothing."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str) if value else ""
