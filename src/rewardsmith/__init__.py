@@ -7,6 +7,7 @@ from typing import Any
 
 # name -> module. Imported on first use: `import rewardsmith` stays instant, torch is loaded when it is needed.
 _EXPORTS = {
+    "FunctionScorer": "rewardsmith.scoring",
     "Group": "rewardsmith.data.schema",
     "LossConfig": "rewardsmith.training.loss_config",
     "Message": "rewardsmith.data.schema",

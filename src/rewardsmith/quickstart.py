@@ -59,7 +59,7 @@ def quickstart(
             eval_data=(str(paths["heldout"]),),
             model=model or default_model(),
             output=str(folder / "rm"),
-            train_layers=TRAIN_LAYERS,
+            train_layers=TRAIN_LAYERS if model is None else None,
             learning_rate=LEARNING_RATE,
             overwrite=overwrite,
         ),

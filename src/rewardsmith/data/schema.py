@@ -178,10 +178,17 @@ def preferences_from_ratings(ratings: Sequence[float | None], gap: float = 0.0) 
 
 def content_hash(prompt: Messages, responses: Sequence[Messages]) -> str:
     """16 hex digits over the texts: the same content has the same id in every file and run."""
-    turns = [[m.to_dict() for m in prompt], [[m.to_dict() for m in r] for r in responses]]
-    # surrogatepass: a lone surrogate in a source file is still content, and must not stop the hash.
-    text = json.dumps(turns, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(text, digest_size=8).hexdigest()
+    digest = hashlib.blake2b(digest_size=8)
+    for side in (prompt, *responses):
+        digest.update(b"[%d" % len(side))
+        for message in side:
+            extra = json.dumps(dict(message.extra), sort_keys=True, ensure_ascii=False) if message.extra else ""
+            for text in (message.role, message.content, extra):
+                # surrogatepass: a lone surrogate in a source file is still content, and must not stop the hash.
+                data = text.encode("utf-8", "surrogatepass")
+                digest.update(b"%d:" % len(data))  # lengths, so that no two contents run into the same bytes
+                digest.update(data)
+    return digest.hexdigest()
 
 
 def text_of(messages: Messages) -> str:

@@ -130,7 +130,7 @@ def run_page(
         parity=run_words.parity(meta),
         files=run_words.data_files(meta),
         losses_of_data=run_words.cut_and_dropped(meta),
-        rescaled=(meta.get("normalisation") or {}).get("applied", "none") != "none",
+        as_they_are=(meta.get("normalisation") or {}).get("applied") == "none",
         left_out=run_words.left_out(meta)[:MOST_LEFT_OUT],
         left_out_beyond=max(0, len(run_words.left_out(meta)) - MOST_LEFT_OUT),
         config=run_words.as_json(meta.get("config")),
@@ -159,7 +159,7 @@ def headline(evaluation: Mapping[str, Any], rule: LengthRule | None) -> list[tup
         remark = f"that rule, {percent(rule.accuracy)}, reads no answer"
         if lead.low is not None and lead.high is not None:
             remark = f"95% interval {signed(lead.low)} to {signed(lead.high)}; {remark}"
-        facts.append((f"{signed(lead.value)} points", f"lead over “{rule.prefers} wins”", remark))
+        facts.append((signed(lead.value), f"points over “{rule.prefers} wins”", remark))
     return facts
 
 

@@ -237,7 +237,7 @@ def machine(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("distinct tokens trained on", count(training.get("distinct_tokens"))),
         ("time of training", clock(training["seconds"]) if training.get("seconds") is not None else "–"),
         ("device", str(training.get("device") or "–")),
-        ("precision", str(training.get("precision") or "–")),
+        ("precision", precision_words(training.get("precision"))),
         ("processes", count(training.get("processes"))),
         ("mean reward", reward(finite(reference.get("mean")))),
         ("standard deviation of rewards", decimal(reference.get("std"))),
@@ -250,6 +250,11 @@ def machine(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("rewardsmith", str(meta.get("rewardsmith") or "–")),
     ]
     return [row for row in found if row[1] != "–"]
+
+
+def precision_words(name: str | None) -> str:
+    """accelerate's name for a type, for people."""
+    return {None: "–", "no": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(name, str(name))
 
 
 def reference_words(reference: Mapping[str, Any]) -> str:
@@ -276,10 +281,11 @@ def parity(meta: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def small_share(worst: float | None, spread: float | None) -> str:
-    """The largest difference as a part of the rewards' spread."""
+    """The largest difference as a part of the rewards' spread, to two digits."""
     if not worst or not spread:
         return ""
-    return f"The largest is one part in {spread / worst:,.0f} of the rewards' spread."
+    parts = float(f"{spread / worst:.1e}")
+    return f"The largest is one part in {parts:,.0f} of the rewards' spread."
 
 
 def data_files(meta: Mapping[str, Any]) -> list[dict[str, str]]:
