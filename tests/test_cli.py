@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rewardsmith.cli import VERBS, config_arguments, expand_config, main
+from rewardsmith.cli import VERBS, expand_config, main, read_config
 from rewardsmith.errors import ConfigError
+from rewardsmith.training.config import TrainConfig
 from tests.tiny import tiny_tokenizer, tiny_trunk
 
 ROWS = [{"prompt": f"q {i % 7}", "chosen": f"good {i}", "rejected": f"bad {'x' * (i % 5)}"} for i in range(24)]
@@ -120,7 +121,9 @@ def test_unknown_option_and_missing_option_are_exit_code_2(run):
     for words in (("train", "--fly"), ("train",), ("evaluate",)):
         code, _, err = run(*words)
         assert code == 2
-        assert "Traceback" not in err
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert f"rewardsmith {words[0]} --help" in err
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))
@@ -144,8 +147,41 @@ def test_config_file_gives_options_and_the_command_line_wins(run, tmp_path):
 def test_broken_config_file(tmp_path):
     (tmp_path / "bad.toml").write_text("a = ")
     with pytest.raises(ConfigError, match=r"bad\.toml"):
-        config_arguments(str(tmp_path / "bad.toml"))
-    assert expand_config(["--x", "1"]) == ["--x", "1"]
+        read_config(str(tmp_path / "bad.toml"))
+    assert expand_config(["--x", "1"], TrainConfig) == ["--x", "1"]
+
+
+def test_config_lists_do_not_swallow_positionals(run, tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('tag_keys = ["domain"]\njson = true\n')
+    code, out, _ = run("evaluate", "rm", "prefs.jsonl", "--config", str(file))
+    assert code == 0
+    assert json.loads(out)["n_pairs"] == 24
+    file.write_text('model = "rm"\nfiles = ["prefs.jsonl"]\nlimit = 5\n')
+    assert json.loads(run("evaluate", "--config", str(file), "--json")[1])["n_groups"] == 5
+    assert json.loads(run("evaluate", "--config", str(file), "--limit", "7", "--json")[1])["n_groups"] == 7
+
+
+def test_config_refuses_what_it_does_not_know(run, tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text("sped = false\n")
+    code, _, err = run("evaluate", "rm", "prefs.jsonl", "--config", str(file))
+    assert code == 2
+    assert "'sped' is no option" in err
+
+
+def test_data_check_strict_exits_with_1(run, tmp_path):
+    file = tmp_path / "empty.jsonl"
+    file.write_text(json.dumps({"prompt": "q", "chosen": "", "rejected": "b"}) + "\n")
+    assert run("data", "check", str(file))[0] == 0
+    assert run("data", "check", str(file), "--strict")[0] == 1
+
+
+@pytest.mark.parametrize("words", [("--limit", "-1"), ("--limit", "0"), ("--seed", "-1"), ("--tokens-per-batch", "0")])
+def test_numbers_out_of_range(run, words):
+    code, _, err = run("evaluate", "rm", "prefs.jsonl", *words)
+    assert code == 2
+    assert "give at least" in " ".join(err.split())
 
 
 def test_no_arguments_shows_the_verbs(run):

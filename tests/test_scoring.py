@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from rewardsmith.data.schema import Group, Message, Preference
-from rewardsmith.errors import ConfigError
+from rewardsmith.errors import ConfigError, Interrupted
 from rewardsmith.model.reward_model import RewardModel
-from rewardsmith.scoring import FunctionScorer, ModelScorer, Scores, score_file
+from rewardsmith.scoring import FunctionScorer, ModelScorer, Scores, read_rewards, score_file
 from rewardsmith.text.render import RenderConfig, Renderer
 from tests.tiny import CHAT_TEMPLATE, tiny_tokenizer, tiny_trunk
 
@@ -109,10 +109,31 @@ def test_resumed_rows_are_those_of_an_unbroken_run(scorer, tmp_path, cut, kept):
     assert not partial.exists()
 
 
-def test_without_resume_an_old_partial_file_is_started_again(scorer, tmp_path):
-    (tmp_path / "rows.jsonl.partial").write_text('{"id": "other", "response_index": 0}\n' * 3)
-    score_file(scorer, groups(3), tmp_path / "rows.jsonl")
-    assert {r["id"] for r in read(tmp_path / "rows.jsonl")} == {"g0", "g1", "g2"}
+def test_an_old_partial_file_is_neither_lost_nor_mixed_with_other_rows(scorer, tmp_path):
+    with pytest.raises(RuntimeError):
+        score_file(Breaks(scorer, 6), groups(), tmp_path / "rows.jsonl", chunk=2, identity={"model": "a"})
+    with pytest.raises(ConfigError, match="add --resume"):
+        score_file(scorer, groups(), tmp_path / "rows.jsonl")
+    with pytest.raises(ConfigError, match="is of other model; --overwrite starts again"):
+        score_file(scorer, groups(), tmp_path / "rows.jsonl", resume=True, identity={"model": "b"})
+    counts = score_file(scorer, groups(), tmp_path / "rows.jsonl", overwrite=True, identity={"model": "b"})
+    assert counts["resumed_groups"] == 0
+    assert [f.name for f in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_interrupt_says_how_to_go_on(scorer, tmp_path):
+    class Interrupts:
+        def score(self, some):
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="go on with --resume"):
+        score_file(Interrupts(), groups(), tmp_path / "rows.jsonl")
+
+
+def test_rewards_are_read_back_from_rows(scorer, tmp_path):
+    score_file(scorer, groups(), tmp_path / "rows.jsonl")
+    read_back = read_rewards(tmp_path / "rows.jsonl")
+    assert all(a.tolist() == s.rewards.tolist() for a, s in zip(read_back, scorer.score(groups()), strict=True))
 
 
 def test_group_that_cannot_be_rendered_keeps_its_rows_with_the_reason(tmp_path):

@@ -7,12 +7,16 @@ JSON-ready dict. `main` does the rest for all of them: --config, --json, exit co
 from __future__ import annotations
 
 import contextlib
+import importlib
+import inspect
+import io
 import json
 import os
 import sys
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass, field, make_dataclass
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from typing import Any
 
 from rewardsmith.errors import ConfigError, RewardsmithError
@@ -96,52 +100,84 @@ def _run(arguments: list[str]) -> int:
     # What libraries print must not end up in the JSON.
     with contextlib.redirect_stdout(sys.stderr):
         result = options.run(common)
+    if os.environ.get("RANK", "0") != "0":  # under torchrun, the first process speaks for all
+        return 0
     if common.json:
         print(json.dumps(result, ensure_ascii=True, allow_nan=False))
     else:
         print(options.show(result))
-    return int(result.get("exit_code", 0)) if isinstance(result, dict) else 0
+    sys.stdout.flush()
+    return int(result.get("exit_code", 0))
 
 
 def parse(verb: str, arguments: Sequence[str]) -> tuple[Any, Common]:
     """The verb's options and the common ones, from arguments and a --config file (arguments win)."""
-    import importlib
-
     import tyro
 
     module, name, _ = VERBS[verb]
     options_class = getattr(importlib.import_module(module), name)
-
     both: list[tuple[str, Any, Any]] = [
         ("options", options_class, field()),
         ("common", Common, field(default_factory=Common)),
     ]
     both_class: Any = make_dataclass("Arguments", both, kw_only=True)
-    parsed: Any = tyro.cli(
-        both_class,
-        prog=f"rewardsmith {verb}",
-        description=options_class.__doc__,
-        args=expand_config(arguments),
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
+    words = expand_config(arguments, options_class)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed: Any = tyro.cli(
+                both_class,
+                prog=f"rewardsmith {verb}",
+                description=inspect.getdoc(options_class),
+                args=words,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):  # --help
+            raise
+        raise ConfigError(f"{one_line(said.getvalue())} See rewardsmith {verb} --help") from None
     return parsed.options, parsed.common
 
 
-def expand_config(arguments: Sequence[str]) -> list[str]:
-    """Replace `--config FILE.toml` by the options in the file, put first so that later ones win."""
-    rest, from_file = [], []
+def one_line(box: str) -> str:
+    """What the parser says in a drawn box, as a sentence."""
+    text = " ".join("".join(" " if "\u2500" <= c <= "\u257f" else c for c in box).split())
+    text = text.removeprefix("Parsing error ").removeprefix("Required options ").split(" For full helptext")[0]
+    return text.rstrip(".") + "."
+
+
+def expand_config(arguments: Sequence[str], options_class: type) -> list[str]:
+    """Replace `--config FILE.toml` by the options in the file, except those that the arguments give themselves."""
+    rest: list[str] = []
+    table: dict[str, Any] = {}
     stream = iter(arguments)
     for word in stream:
         if word == "--config" or word.startswith("--config="):
-            file = word.partition("=")[2] or next(stream, "")
-            from_file += config_arguments(file)
+            table |= read_config(word.partition("=")[2] or next(stream, ""))
         else:
             rest.append(word)
-    return from_file + rest
+    if not table:
+        return rest
+    given = {
+        w.partition("=")[0].removeprefix("--").removeprefix("no-").replace("_", "-") for w in rest if w[:2] == "--"
+    }
+    known = {f.name: (f, place) for f, place in option_fields(options_class)}
+    positionals: list[str] = []
+    options: list[str] = []
+    for key, value in table.items():
+        if key not in known:
+            raise ConfigError(f"--config: {key!r} is no option of this verb")
+        option, is_positional = known[key]
+        if is_positional:
+            positionals += map(str, value if isinstance(value, list) else [value])
+        elif key.replace("_", "-") not in given:
+            options += option_words(option, value)
+    # Lists last: a list before a positional would swallow it.
+    return positionals + rest + options
 
 
-def config_arguments(file: str) -> list[str]:
-    """A TOML file as command-line words: `learning_rate = 1e-5` is `--learning-rate 1e-5`; tables only group."""
+def read_config(file: str) -> dict[str, Any]:
+    """The options of a TOML file; its tables only group."""
     try:
         with open(file, "rb") as handle:
             table = tomllib.load(handle)
@@ -149,25 +185,45 @@ def config_arguments(file: str) -> list[str]:
         raise ConfigError(f"--config {file!r}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {file}: {error}") from None
-    words: list[str] = []
+    flat: dict[str, Any] = {}
 
     def add(values: dict[str, Any]) -> None:
         for key, value in values.items():
             if isinstance(value, dict):
                 add(value)
-            elif value is True:
-                words.append(f"--{key.replace('_', '-')}")
-            elif value is False:
-                words.append(f"--no-{key.replace('_', '-')}") if key in DEFAULT_ON else None
             else:
-                many = value if isinstance(value, list) else [value]
-                words.extend([f"--{key.replace('_', '-')}", *map(str, many)])
+                flat[key.replace("-", "_")] = value
 
     add(table)
-    return words
+    return flat
 
 
-DEFAULT_ON = ("keep_best",)  # switches that are on unless switched off
+def option_fields(cls: type) -> Iterator[tuple[Any, bool]]:
+    """(field, whether it is positional) of an options class, of the classes inside it, and of Common."""
+    import tyro
+
+    marker = typing.get_args(tyro.conf.Positional[int])[1]
+    yield from ((f, False) for f in fields(Common))
+    pending: list[Any] = [cls]
+    while pending:
+        current = pending.pop()
+        hints = typing.get_type_hints(current, include_extras=True)
+        for f in fields(current):
+            if is_dataclass(hints[f.name]):
+                pending.append(hints[f.name])
+            else:
+                yield f, marker in getattr(hints[f.name], "__metadata__", ())
+
+
+def option_words(option: Any, value: Any) -> list[str]:
+    """`learning_rate = 1e-5` is `--learning-rate 1e-5`; a switch is said only where it is not at its default."""
+    name = option.name.replace("_", "-")
+    if isinstance(value, bool):
+        if value == option.default:
+            return []
+        return [f"--{name}" if value else f"--no-{name}"]
+    many = value if isinstance(value, list) else [value]
+    return [f"--{name}", *map(str, many)]
 
 
 if __name__ == "__main__":

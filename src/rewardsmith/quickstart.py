@@ -18,13 +18,13 @@ from rewardsmith.evaluation.show import evaluation_table
 from rewardsmith.model.load import default_model
 from rewardsmith.progress import clock, say
 from rewardsmith.report.run_page import write_run_page
-from rewardsmith.scoring import load_scorer, score_file, score_stream
+from rewardsmith.scoring import load_scorer, read_rewards, score_file
 from rewardsmith.training.config import TrainConfig
 from rewardsmith.training.loop import train
 
-HELD_OUT = 0.15
-# Six of thirty layers: two thirds of the backward pass is saved, and 135M weights meet only about 370 groups.
-TRAIN_LAYERS = 6
+HELD_OUT = 0.3  # a small data set: the more is held out, the narrower the intervals, and 440 groups teach little anyway
+# Four of thirty layers saves most of the backward pass: training fits into three minutes of two CPU cores.
+TRAIN_LAYERS = 4
 LEARNING_RATE = 2e-4
 EXAMPLE_PROMPT = "I'm sure the Great Wall of China is visible from the Moon with the naked eye. Right?"
 EXAMPLE_ANSWERS = (
@@ -48,6 +48,8 @@ def quickstart(
     folder = Path(output)
     if (folder / "rm").exists() and not overwrite:
         raise ConfigError(f"{folder / 'rm'} exists; give another --output, or --overwrite")
+    # An interrupted quickstart goes on where it stopped: it has one set of options, so nothing can differ.
+    resume = not overwrite and (folder / ".rm.run").exists()
     folder.mkdir(parents=True, exist_ok=True)
     sides = split_groups(read_groups(bundled_data()), {"train": 1 - HELD_OUT, "heldout": HELD_OUT})
     paths = {name: folder / f"{name}.jsonl" for name in sides}
@@ -56,20 +58,20 @@ def quickstart(
     meta = train(
         TrainConfig(
             data=(str(paths["train"]),),
-            eval_data=(str(paths["heldout"]),),
             model=model or default_model(),
             output=str(folder / "rm"),
             train_layers=TRAIN_LAYERS if model is None else None,
-            learning_rate=LEARNING_RATE,
+            learning_rate=LEARNING_RATE if model is None else TrainConfig.learning_rate,
             overwrite=overwrite,
+            resume=resume,
         ),
         quiet=quiet,
     )
     scorer = load_scorer(str(folder / "rm"))
     held_out = list(sides["heldout"])
-    scores = [scores for _, scores in score_stream(scorer, held_out)]
     score_file(scorer, held_out, folder / "heldout-rows.jsonl", overwrite=True)
-    evaluation = evaluate_rows(held_out, [s.rewards for s in scores])
+    rewards = read_rewards(folder / "heldout-rows.jsonl")
+    evaluation = evaluate_rows(held_out, rewards)
     example = _example(scorer)
     result = {
         "model": str(folder / "rm"),
@@ -88,7 +90,7 @@ def quickstart(
         evaluation=evaluation,
         curve=curve,
         groups=held_out,
-        rewards=[s.rewards.tolist() for s in scores],
+        rewards=[reward_K.tolist() for reward_K in rewards],
         example=example,
     )
     if not quiet:

@@ -1,14 +1,15 @@
 """`Scorer`, the one seam that evaluation, audit, optimisation and the server see, and the row table.
 
-A scorer takes groups and returns one `Scores` per group, in order. A trained model, a Python function and a
-length baseline are scorers here; anything with a `score` method is one.
+A scorer takes groups and returns one `Scores` per group, in order. A trained model and a Python function are
+scorers here; anything with a `score` method is one.
 
-Rows before averages: `score_rows` makes one flat dict per response, and every number elsewhere is a group-by
+Rows before averages: `rows_of_group` makes one flat dict per response, and every number elsewhere is a group-by
 over such rows.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,12 +21,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from rewardsmith.data.schema import Group, text_of
-from rewardsmith.errors import ConfigError, DataError
+from rewardsmith.errors import ConfigError, DataError, Interrupted
 
 if TYPE_CHECKING:
     from rewardsmith.model.reward_model import RewardModel
     from rewardsmith.text.render import Renderer
 
+ROW_KEYS = ("id", "response_index", "reward", "calibrated", "truncated", "n_tokens", "std", "rating", "error")
 CHUNK = 256  # groups in memory at a time; sorted by length inside, so that batches are even
 
 
@@ -158,7 +160,7 @@ def rows_of_group(group: Group, scores: Scores) -> list[dict[str, Any]]:
             row["rating"] = group.ratings[k]
         if scores.error:
             row["error"] = scores.error
-        row |= {(f"tag_{name}" if name in row else name): value for name, value in group.tags.items()}
+        row |= {(f"tag_{name}" if name in ROW_KEYS else name): value for name, value in group.tags.items()}
         rows.append(row)
     return rows
 
@@ -170,41 +172,75 @@ def score_file(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    identity: dict[str, str] | None = None,
     chunk: int = CHUNK,
     progress: Callable[[], None] | None = None,
 ) -> dict[str, int]:
     """Stream rows to `output` (.jsonl, .jsonl.gz or .parquet), in the order of `groups`.
 
     Rows go to OUTPUT.partial first, which is renamed when all are there. With `resume`, the whole chunks
-    already in it are kept and skipped. Returns {"groups", "rows", "resumed_groups", "unscored"}.
+    already in it are kept and skipped; `identity` says what the rows depend on, and must then be the same.
+    Ctrl-C raises Interrupted with the way to go on. Returns {"groups", "rows", "resumed_groups", "unscored"}.
     """
-    output = check_score_output(output, overwrite=overwrite)
+    output = check_score_output(output, overwrite=overwrite, resume=resume)
     partial = output.with_name(output.name + ".partial")
+    mark = output.with_name(output.name + ".partial.json")
+    if resume and partial.exists() and mark.exists():
+        changed = [k for k, v in json.loads(mark.read_text()).items() if (identity or {}).get(k) != v]
+        if changed:
+            raise ConfigError(f"{partial} is of other {' and '.join(changed)}; --overwrite starts again")
     done = _keep_whole_chunks(partial, chunk) if resume else 0
     counts = {"groups": done, "rows": 0, "resumed_groups": done, "unscored": 0}
     output.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("ab" if done else "wb") as handle:
-        for group, scores in score_stream(scorer, islice(groups, done, None), chunk):
-            rows = rows_of_group(group, scores)
-            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-            handle.write("".join(lines).encode("utf-8", "surrogatepass"))
-            counts["groups"] += 1
-            counts["unscored"] += bool(scores.error)
-            if counts["groups"] % chunk == 0:
-                handle.flush()
-            if progress is not None:
-                progress()
+    mark.write_text(json.dumps(identity or {}))
+    try:
+        with partial.open("ab" if done else "wb") as handle:
+            for group, scores in score_stream(scorer, islice(groups, done, None), chunk):
+                lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows_of_group(group, scores)]
+                handle.write("".join(lines).encode("utf-8", "surrogatepass"))
+                counts["groups"] += 1
+                counts["unscored"] += bool(scores.error)
+                if counts["groups"] % chunk == 0:
+                    handle.flush()
+                if progress is not None:
+                    progress()
+    except KeyboardInterrupt:
+        raise Interrupted(f"{counts['groups']} groups are in {partial}; go on with --resume") from None
     counts["rows"] = _publish(partial, output)
+    mark.unlink(missing_ok=True)
     return counts
 
 
-def check_score_output(output: str | Path, *, overwrite: bool = False) -> Path:
+def file_mark(path: Path) -> str:
+    """Name, size and time of a file: enough to notice that it is another one."""
+    if not path.is_file():
+        return str(path)
+    status = path.stat()
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
+def read_rewards(path: str | Path) -> list[np.ndarray]:
+    """The rewards in a .jsonl file of rows, one array per group, in order; NaN where there was none."""
+    groups: list[list[float]] = []
+    with Path(path).open(encoding="utf-8") as handle:
+        for row in map(json.loads, handle):
+            if row["response_index"] == 0:
+                groups.append([])
+            groups[-1].append(float("nan") if row["reward"] is None else row["reward"])
+    return [np.array(rewards) for rewards in groups]
+
+
+def check_score_output(output: str | Path, *, overwrite: bool = False, resume: bool = False) -> Path:
     """The output's path; ConfigError where its name or what is there forbids writing it."""
     output = Path(output)
     if not output.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
         raise ConfigError(f"output {str(output)!r}: name it .jsonl, .jsonl.gz or .parquet")
+    if output.is_dir():
+        raise ConfigError(f"output {str(output)!r} is a folder; give a file")
     if output.exists() and not overwrite:
         raise ConfigError(f"output {str(output)!r} exists; give another name, or --overwrite")
+    if output.with_name(output.name + ".partial").exists() and not (resume or overwrite):
+        raise ConfigError(f"an interrupted {output.name}.partial is there; add --resume to go on, or --overwrite")
     return output
 
 
@@ -234,23 +270,22 @@ def _keep_whole_chunks(partial: Path, chunk: int) -> int:
 
 def _publish(partial: Path, output: Path) -> int:
     """Turn the partial file into the output under its name; returns the number of rows."""
+    if output.name.endswith(".jsonl"):
+        with partial.open("rb") as source:
+            n = sum(1 for _ in source)
+        os.replace(partial, output)
+        return n
     writing = output.with_name(f".{output.name}.writing-{os.getpid()}")
     try:
         if output.name.endswith(".parquet"):
             n = _write_parquet(partial, writing)
-        elif output.name.endswith(".gz"):
-            import gzip
-
+        else:
             with partial.open("rb") as source, gzip.open(writing, "wb") as target:
                 n = sum(1 for line in source if target.write(line))
-        else:
-            with partial.open("rb") as source:
-                n = sum(1 for _ in source)
-            os.rename(partial, writing)
         os.replace(writing, output)
     finally:
         writing.unlink(missing_ok=True)
-    partial.unlink(missing_ok=True)
+    partial.unlink()
     return n
 
 

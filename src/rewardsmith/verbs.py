@@ -69,10 +69,13 @@ class Score:
     """Run Python code that comes with the model. Off unless asked."""
     read: ReadOptions = field(default_factory=ReadOptions)
 
+    def __post_init__(self) -> None:
+        _at_least(tokens_per_batch=(self.tokens_per_batch, 16))
+
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.scoring import check_score_output, load_scorer, score_file
 
-        check_score_output(self.output, overwrite=self.overwrite)
+        check_score_output(self.output, overwrite=self.overwrite, resume=self.resume)
         report = ReadReport()
         groups = read_groups(self.files, self.read, report=report)
         scorer = load_scorer(
@@ -83,15 +86,34 @@ class Score:
         )
         with Bar("scoring groups", quiet=common.quiet) as bar:
             counts = score_file(
-                scorer, groups, self.output, resume=self.resume, overwrite=self.overwrite, progress=bar.advance
+                scorer,
+                groups,
+                self.output,
+                resume=self.resume,
+                overwrite=self.overwrite,
+                identity=self._identity(),
+                progress=bar.advance,
             )
+        _say_warnings(report, common)
         cut = scorer.renderer.report
         return {
             **counts,
             "output": self.output,
             "prompts_cut": cut.prompts_cut,
             "responses_cut": cut.responses_cut,
+            "warnings": report.warnings,
             "dropped": [d._asdict() for d in report.dropped],
+        }
+
+    def _identity(self) -> dict[str, str]:
+        """What the rows depend on: an interrupted file goes on only with the same."""
+        from rewardsmith.scoring import file_mark
+
+        weights = sorted(Path(self.model).glob("*.safetensors")) if Path(self.model).is_dir() else []
+        return {
+            "model": f"{self.model} {[file_mark(w) for w in weights]}",
+            "files": str([file_mark(Path(f)) for f in self.files]),
+            "options": f"{self.read} {self.tokens_per_batch}",
         }
 
     def show(self, result: dict[str, Any]) -> str:
@@ -132,6 +154,14 @@ class Evaluate:
     """Seed of the bootstrap."""
     read: ReadOptions = field(default_factory=ReadOptions)
 
+    def __post_init__(self) -> None:
+        _at_least(
+            limit=(self.limit, 1),
+            tokens_per_batch=(self.tokens_per_batch, 16),
+            max_response_length=(self.max_response_length, 1),
+            seed=(self.seed, 0),
+        )
+
     def run(self, common: Common) -> dict[str, Any]:
         from itertools import islice
 
@@ -155,16 +185,22 @@ class Evaluate:
             for group, scores in score_stream(scorer, groups):
                 bar.advance()
                 if scores.error:
-                    dropped.append({"group": group.id, "source": group.source, "reason": scores.error})
+                    file, _, line = group.source.rpartition(":")
+                    at = int(line) if line.isdigit() else 0
+                    dropped.append({"file": file, "line": at, "reason": scores.error, "group": group.id})
                     continue
                 kept.append(group)
                 rewards.append(scores.rewards)
+        if not kept:
+            raise DataError(f"no group could be scored; the first: {dropped[0]['reason']}")
         result = evaluate_rows(kept, rewards, seed=self.seed)
+        _say_warnings(report, common)
         cut = scorer.renderer.report
         return result | {
             "dropped": dropped,
             "prompts_cut": cut.prompts_cut,
             "responses_cut": cut.responses_cut,
+            "warnings": report.warnings,
             "shapes": sorted({f.shape for f in report.files if f.shape}),
         }
 
@@ -231,22 +267,31 @@ class DataCheck:
     """Write a page with plots here."""
     seed: int = 0
     """Seed of samples and folds."""
+    strict: bool = False
+    """Exit with code 1 where something serious was found."""
     read: ReadOptions = field(default_factory=ReadOptions)
+
+    def __post_init__(self) -> None:
+        _at_least(seed=(self.seed, 0), max_length=(self.max_length, 8))
 
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.data.validate import check_files
 
-        tokenizer = None
+        if self.html is not None and (Path(self.html).is_dir() or not Path(self.html).absolute().parent.is_dir()):
+            raise ConfigError(f"--html {self.html!r}: give a file in a folder that exists")
+        renderer = None
         if self.tokenizer is not None:
             from rewardsmith.model.load import load_tokenizer
+            from rewardsmith.text.render import RenderConfig, Renderer
 
-            tokenizer = load_tokenizer(self.tokenizer)
+            # No limit of its own: the forecast wants the lengths before anything is cut.
+            renderer = Renderer(load_tokenizer(self.tokenizer), RenderConfig(max_length=10**9))
         with Bar("reading groups", quiet=common.quiet) as bar:
             result = check_files(
                 self.files,
                 self.read,
                 eval_paths=self.eval_data,
-                tokenizer=tokenizer,
+                renderer=renderer,
                 max_length=self.max_length,
                 seed=self.seed,
                 progress=bar.advance,
@@ -257,6 +302,8 @@ class DataCheck:
             write_data_page(result, self.html)
             if not common.quiet:
                 say(f"page: {self.html}")
+        if self.strict and any(w["level"] == "serious" for w in result["warnings"]):
+            result["exit_code"] = 1
         return result
 
     def show(self, result: dict[str, Any]) -> str:
@@ -298,7 +345,9 @@ class DataConvert:
         report = ReadReport()
         with Bar("converting groups", quiet=common.quiet) as bar:
             written = convert(_counted(read_groups(self.files, self.read, report=report), bar), self.to, self.output)
-        return {**asdict(written), "output": self.output, "dropped": [d._asdict() for d in report.dropped]}
+        _say_warnings(report, common)
+        dropped = [d._asdict() for d in report.dropped]
+        return {**asdict(written), "output": self.output, "warnings": report.warnings, "dropped": dropped}
 
     def show(self, result: dict[str, Any]) -> str:
         facts = ", ".join(f"{value} {key}" for key, value in result.items() if isinstance(value, int))
@@ -326,6 +375,20 @@ class Quickstart:
 
     def show(self, result: dict[str, Any]) -> str:
         return str(result["summary"])
+
+
+def _say_warnings(report: ReadReport, common: Common) -> None:
+    """What the reader wants the user to know, on standard error."""
+    if not common.quiet:
+        for warning in report.warnings:
+            say(f"warning: {warning}")
+
+
+def _at_least(**lowest: tuple[float | None, float]) -> None:
+    """Raise ConfigError for an option below its lowest value: name=(value, lowest)."""
+    for name, (value, low) in lowest.items():
+        if value is not None and not value >= low:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: give at least {low:g}")
 
 
 def _counted(groups: Iterator[Group], bar: Bar) -> Iterator[Group]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -14,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from rewardsmith.data import files
 from rewardsmith.data.files import RawRow, data_files, is_hub_name, read_rows, suffix_of
 from rewardsmith.errors import DataError
 
@@ -253,6 +256,33 @@ def test_a_name_that_does_not_resolve_is_told_at_once(monkeypatch: pytest.Monkey
     monkeypatch.setenv("HF_ENDPOINT", "https://hub.invalid")
     with pytest.raises(DataError, match="owner/name: no file of that name here"):
         list(read_rows("owner/name"))
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"])
+def test_offline_the_cache_is_tried(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    def refuse(*args: Any) -> None:
+        raise AssertionError("the network was asked")
+
+    real = files.check_network
+    fake_datasets(monkeypatch, lambda *args, **kwargs: ROWS)
+    monkeypatch.setattr("rewardsmith.data.files.check_network", real)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "1")
+    assert values("owner/name") == ROWS
+    monkeypatch.setenv(variable, "0")
+    with pytest.raises(DataError, match="the network was asked"):
+        values("owner/name")
+
+
+def test_offline_without_a_cache_is_one_clear_line(tmp_path: Path) -> None:
+    """The real client, in a process of its own: it reads the variable once, when it is imported."""
+    code = "from rewardsmith.data.files import read_rows; list(read_rows('owner/name'))"
+    empty = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HF_DATASETS_CACHE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **empty})
+    assert "DataError: owner/name: no file of that name here" in done.stderr.splitlines()[-1]
 
 
 def test_an_unreachable_hub_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,11 @@ def test_ids_of_the_source_are_kept_and_repeats_are_told_apart(tmp_path: Path) -
     assert len(own) == 16
     assert report.files[0].defaulted["ids that repeat"] == 1
     assert report.files[1].defaulted["'id' is a list: not used as id"] == 1
-    assert any("1 ids repeat" in w for w in report.warnings)
+    assert report.warnings == [
+        f"{first}: ids that repeat earlier ones (1): file and line were added to them",
+        f"{second}: ids that repeat earlier ones (1): file and line were added to them",
+        f"{second}: 'id' is a list: not used as id (1 time)",
+    ]
 
 
 def test_slice_columns_are_tags_and_unknown_keys_are_counted(tmp_path: Path) -> None:
@@ -92,7 +96,10 @@ def test_slice_columns_are_tags_and_unknown_keys_are_counted(tmp_path: Path) -> 
     (group,), report = read(write(tmp_path / "a.jsonl", [row]), ReadOptions(tag_keys=("lang", "missing")))
     assert group.tags == {"subset": "s", "type": "3", "lang": "de"}
     assert dict(report.files[0].unknown_keys) == {"other": 1}
-    assert [w.split(": ")[1] for w in report.warnings] == ["no row has the tag column 'missing'"]
+    assert [w.split(": ", 1)[1] for w in report.warnings] == [
+        "no row has the tag column 'missing'",
+        "columns that nothing reads, with their rows: 'other' (1)",
+    ]
 
 
 def test_many_unknown_keys_stay_bounded(tmp_path: Path) -> None:
@@ -102,6 +109,36 @@ def test_many_unknown_keys_stay_bounded(tmp_path: Path) -> None:
     assert len(unknown) == 101
     assert unknown["(others)"] == 200
     json.dumps(dict(unknown), ensure_ascii=False).encode()
+    (remark,) = report.warnings
+    assert "'(others)' (200)" in remark
+    assert remark.endswith(" and 96 more")
+    assert "\n" not in remark
+
+
+def test_what_is_left_open_is_a_warning(tmp_path: Path) -> None:
+    rows = [
+        {"responses": ["a", "b"], "preferences": [{"chosen": 0, "rejected": 1}]},
+        {"prompt": "Q", "responses": ["a", "b", "c"], "ratings": [1, 1, 1]},
+    ]
+    _, report = read(write(tmp_path / "a.jsonl", rows), ReadOptions(max_responses=2))
+    assert [w.split(": ", 1)[1] for w in report.warnings] == [
+        "no prompt (1 of 2 groups)",
+        "no preference in the group (1 of 2 groups)",
+        "responses left out by --max-responses 2: 1 in 1 of 2 groups",
+    ]
+
+
+def test_an_optional_column_may_be_absent_under_its_other_name_too(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [PAIR | {"gap": 2, "margin": 9}, PAIR, PAIR | {"margin": 9}])
+    groups, report = read(path, ReadOptions(margin_key="gap", system_key="sys", id_key="key"))
+    assert [g.preferences[0].margin for g in groups] == [2, 0, 0]  # never the column that was not named
+    assert report.dropped == []
+    assert report.warnings[:2] == [
+        f"{path}: no row has the id column 'key'",
+        f"{path}: no row has the system column 'sys'",
+    ]
+    _, report = read(write(path, [{"q": "Q", "chosen": "A", "rejected": "B"}, PAIR]), ReadOptions(prompt_key="q"))
+    assert [d.reason for d in report.dropped] == ["no 'q'"]
 
 
 def test_larger_groups_are_subsampled_by_seed(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ WON = (Preference(chosen=0, rejected=1),)
 CHAT_Q = [{"role": "user", "content": "Q"}]
 CHAT_A = [{"role": "assistant", "content": "A"}]
 CHAT_B = [{"role": "assistant", "content": "B"}]
+CHAT_C = [{"role": "assistant", "content": "C"}]
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 CALL = {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "f"}}]}
 
@@ -157,6 +158,51 @@ CASES: list[tuple[str, Row, Group]] = [
     ),
     ("axolotl", {"system": "S", "input": "Q", "chosen": "A", "rejected": "B"}, pair((Message("system", "S"), *Q))),
     ("axolotl", {"messages": CHAT_Q, "chosen": CHAT_A[0], "rejected": CHAT_B[0]}, pair()),
+    # Whole dialogues beside the prompt that they repeat, in every shape that has room for both.
+    ("axolotl", {"messages": CHAT_Q, "chosen": CHAT_Q + CHAT_A, "rejected": CHAT_Q + CHAT_B}, pair()),
+    (
+        "axolotl",
+        {"system": "S", "input": "Q", "chosen": CHAT_Q + CHAT_A, "rejected": CHAT_Q + CHAT_B},
+        pair((Message("system", "S"), *Q)),
+    ),
+    (
+        "axolotl",
+        {
+            "messages": CHAT_Q,
+            "chosen": CHAT_Q + CHAT_C + CHAT_Q + CHAT_A,
+            "rejected": CHAT_Q + CHAT_C + CHAT_Q + CHAT_B,
+        },
+        pair((*Q, *C, *Q)),
+    ),
+    ("llama-factory", {"instruction": "Q", "chosen": CHAT_Q + CHAT_A, "rejected": CHAT_Q + CHAT_B}, pair()),
+    ("llama-factory", {"conversations": CHAT_Q, "chosen": CHAT_Q + CHAT_A, "rejected": CHAT_Q + CHAT_B}, pair()),
+    (
+        "pairwise",
+        {"prompt": "Q", "response_a": CHAT_Q + CHAT_A, "response_b": CHAT_Q + CHAT_B, "winner": "model_a"},
+        pair(),
+    ),
+    (
+        "nemo",
+        {
+            "context": CHAT_Q,
+            "completions": [{"rank": r, "completion": CHAT_Q + said_} for r, said_ in ((0, CHAT_A), (1, CHAT_B))],
+        },
+        pair(),
+    ),
+    (
+        "ultrafeedback",
+        {
+            "prompt": "Q",
+            "completions": [{"score": s, "response": CHAT_Q + said_} for s, said_ in ((2, CHAT_A), (1, CHAT_B))],
+        },
+        pair(ratings=(2, 1)),
+    ),
+    (
+        "scored",
+        {"prompt": "Q", "response": CHAT_Q + CHAT_A + CHAT_Q + CHAT_B, "score": 1},
+        Group(prompt=Q, responses=((*A, *Q, *B),), ratings=(1,)),
+    ),
+    ("scored", {"prompt": "Q", "response": "A"}, Group(prompt=Q, responses=(A,))),
     (
         "pairwise",
         {"input": "Q", "output_1": "B", "output_2": "A", "label": 2},
@@ -298,6 +344,25 @@ def test_rows_of_one_prompt_become_one_group(tmp_path: Path) -> None:
     assert file.defaulted["tag 'source' left out: the responses of a prompt disagree"] == 1
 
 
+def test_candidates_without_a_score_are_groups_without_labels(tmp_path: Path) -> None:
+    rows = [{"prompt": p, "response": r} for p, r in (("Q", "A"), ("R", "A"), ("Q", "B"))]
+    groups, report = read(tmp_path, rows)
+    assert [(len(g.responses), g.ratings, g.preferences) for g in groups] == [(2, None, ()), (1, None, ())]
+    assert (report.files[0].shape, report.files[0].rows_used, report.files[0].pairs) == ("scored", 3, 0)
+    assert [w.split(": ", 1)[1] for w in report.warnings] == [
+        "no row states a preference; the groups can be scored, not trained on"
+    ]
+    # A score that some rows lack is a score that is not known.
+    groups, _ = read(tmp_path, [rows[0] | {"score": 2}, rows[2]])
+    assert groups[0].ratings == (2, None)
+    # A score column that was named has to be there.
+    with pytest.raises(DataError, match="no known shape"):
+        read(tmp_path, rows, rating_key="stars")
+    # Two answers without a winner are no pair, and the message says what is missing.
+    with pytest.raises(DataError, match=r"response_a and response_b are there, but no column says who won \(winner,"):
+        read(tmp_path, {"prompt": "Q", "response_a": "A", "response_b": "B"})
+
+
 def test_prompt_ids_keep_equal_prompts_apart(tmp_path: Path) -> None:
     rows = [{"prompt": "Q", "response": r, "gold": 1, "prompt_id": i} for r, i in (("A", 1), ("B", 2), ("C", 1))]
     groups, _ = read(tmp_path, rows)
@@ -394,6 +459,21 @@ BAD: list[tuple[str, Row, str]] = [
     ("llama-factory", {"instruction": None}, "neither 'instruction' nor 'input' is there"),
     ("llama-factory", {"history": ["x"]}, "'history[0]' is not [question, answer]"),
     ("axolotl", {"input": 5}, "'input' is a number, not text"),
+    # The given prompt holds the answer: it is no prompt, and must not become one.
+    (
+        "axolotl",
+        {"input": None, "messages": CHAT_Q + CHAT_A, "chosen": CHAT_Q + CHAT_A, "rejected": CHAT_Q + CHAT_B},
+        "the prompt ends with 'chosen' already: take the answer out of the prompt",
+    ),
+    ("axolotl", {"messages": CHAT_Q + CHAT_A}, "the prompt ends with 'chosen' already"),
+    ("llama-factory", {"chosen": CHAT_C + CHAT_A, "rejected": CHAT_Q + CHAT_B}, "begin with different prompts"),
+    (
+        "llama-factory",
+        {"instruction": "R", "chosen": CHAT_Q + CHAT_A, "rejected": CHAT_Q + CHAT_B},
+        "repeat another prompt",
+    ),
+    ("nemo", {"completions": [{"rank": 0, "completion": [*CHAT_A, *CHAT_Q]}] * 2 + [3]}, "is a number, not an object"),
+    ("nemo", {"prompt": "R", "completions": [{"rank": 0, "completion": CHAT_Q + CHAT_A}]}, "repeat another prompt"),
     ("pairwise", {"winner": "nobody"}, "'winner' is 'nobody', which names no winner"),
     ("pairwise", {"winner": None}, "none of 'winner'"),
     ("pairwise", {"response1": None}, "'response1' is null"),
@@ -438,7 +518,7 @@ def test_a_missing_key_is_a_dropped_row(tmp_path: Path, shape: str) -> None:
     for key in good:
         changed = {k: v for k, v in good.items() if k != key}
         _, report = read(tmp_path, [good, changed, good], shape=shape)
-        optional = shape in ("rewardsmith", "trl") and key == "prompt"
+        optional = key == "prompt" if shape in ("rewardsmith", "trl") else key == "score"
         assert [d.line for d in report.dropped] == ([] if optional else [2]), key
 
 

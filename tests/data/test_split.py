@@ -80,6 +80,15 @@ def test_groups_without_prompt_or_common_beginning_do_not_stick_together() -> No
     assert len(split_groups(groups, SHARES)["eval"]) > 10
 
 
+@pytest.mark.parametrize("prompt", [(), ("",), (" \n",)])
+def test_groups_with_an_empty_prompt_share_neither_opening_nor_prompt(prompt: tuple[str, ...]) -> None:
+    groups = [group(*prompt, answers=(f"The {n}", f"This {n}")) for n in range(50)]
+    assert len({opening_of(g) for g in groups}) == 50
+    assert len({g.prompt_id for g in groups}) == 50
+    asked = [group("question", answers=(f"The {n}", f"This {n}")) for n in range(50)]
+    assert len({g.prompt_id for g in asked}) == 1
+
+
 @pytest.mark.parametrize("shares", [{}, {"a": 0.5}, {"a": 1.2, "b": -0.2}, {"a": float("nan")}, {"a": 0.0, "b": 1.0}])
 def test_shares_that_are_none(shares: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="split into"):

@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,11 +16,11 @@ import pytest
 
 from rewardsmith.data.ledger import Columns, Ledger, Places, Reservoir, mix
 from rewardsmith.data.near import near_duplicates, near_matches
-from rewardsmith.data.readers import ReadOptions
+from rewardsmith.data.readers import ReadOptions, read_groups
 from rewardsmith.data.schema import Group, Message
 from rewardsmith.data.survey import find_cycle
 from rewardsmith.data.validate import check_files
-from rewardsmith.errors import DataError, ModelError
+from rewardsmith.errors import DataError
 
 DEFAULT_SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 SHARED_DATA = Path(os.environ.get("REWARDSMITH_SHARED", DEFAULT_SHARED)) / "data"
@@ -250,6 +251,18 @@ def test_no_overlap_no_warning(tmp_path: Path) -> None:
     assert check(tmp_path / "train.jsonl", clean_rows(40), eval_paths=str(eval_path))["warnings"] == []
 
 
+@pytest.mark.parametrize("prompt", [{}, {"prompt": ""}, {"prompt": " "}])
+def test_groups_without_a_prompt_do_not_overlap(tmp_path: Path, prompt: dict[str, str]) -> None:
+    sides = [[{k: row[k] for k in ("chosen", "rejected")} | prompt for row in clean_rows(20, seed)] for seed in (0, 1)]
+    eval_path = write(tmp_path / "eval.jsonl", sides[1])
+    kinds = {w["kind"] for w in check(tmp_path / "train.jsonl", sides[0], eval_paths=[eval_path])["warnings"]}
+    assert not {kind for kind in kinds if kind.startswith("overlap")}
+    # The same responses on both sides still are one.
+    eval_path = write(tmp_path / "eval.jsonl", sides[0][:3])
+    found = warning(check(tmp_path / "train.jsonl", sides[0], eval_paths=[eval_path]), "overlap_openings")
+    assert found["count"] == 3
+
+
 def test_position_and_label_balance(file: Path) -> None:
     text = Texts(5)
     rows = [
@@ -282,13 +295,27 @@ def test_tags_and_k(file: Path) -> None:
     assert result["tags"] == {"subset": {"a": 15, "b": 15}}
 
 
-class WordTokenizer:
-    """One token a word; the contract that the forecast needs and nothing else."""
+class WordRenderer:
+    """One token a word, two more a turn; what the forecast asks of a renderer and nothing else."""
 
-    chat_template = None
+    def __init__(self) -> None:
+        self.report = SimpleNamespace(dropped=[])
 
-    def __call__(self, texts: list[str], add_special_tokens: bool = True) -> dict[str, list[list[int]]]:
-        return {"input_ids": [list(range(len(text.split()))) for text in texts]}
+    def encode(self, groups: Sequence[Group]) -> list[Any]:
+        return [item for group in groups if (item := self.one(group)) is not None]
+
+    def one(self, group: Group) -> Any:
+        prompt = words(group.prompt)
+        if "refuse" in prompt:
+            self.report.dropped.append({"group": group.id, "source": group.source, "reason": "no such role"})
+            return None
+        rows = tuple([*prompt, *words(response)] for response in group.responses)
+        cut = tuple("response" if "was-cut" in row else "" for row in rows)
+        return SimpleNamespace(token_ids=rows, prefix_length=len(prompt), truncated=cut)
+
+
+def words(turns: Sequence[Message]) -> list[str]:
+    return [word for turn in turns for word in (turn.role, ":", *turn.content.split())]
 
 
 def test_token_forecast(file: Path) -> None:
@@ -296,28 +323,50 @@ def test_token_forecast(file: Path) -> None:
     rows = [{"prompt": text(10), "chosen": text(20), "rejected": text(18)} for _ in range(20)]
     rows[0]["prompt"] = text(100)  # too long with its prompt
     rows[1]["chosen"] = text(100)  # too long by itself
-    result = check(file, rows, tokenizer=WordTokenizer(), max_length=60)
+    result = check(file, rows, renderer=WordRenderer(), max_length=60)
     tokens = result["tokens"]
     assert tokens["groups"] == 20
-    assert tokens["rendered"] == "plain text"
+    assert tokens["rendered"] == "chat template"
     assert tokens["over_max_length"] == pytest.approx(3 / 40)
     assert tokens["prompts_cut"] == pytest.approx(2 / 20)
     assert tokens["answers_cut"] == pytest.approx(1 / 40)
-    # "user:" and "assistant:" are words too.
     assert tokens["prompt"]["p50"] == 12
     assert warning(result, "answers_cut")["count"] == 1
 
 
-def test_unknown_tokenizer_and_missing_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(name: str) -> None:
-        raise OSError(f"{name} is\nno folder")
+def test_the_forecast_names_what_the_renderer_leaves_out_and_counts_what_it_cut(file: Path) -> None:
+    rows = clean_rows(20)
+    rows[6]["prompt"] = "refuse " + rows[6]["prompt"]
+    rows[9]["chosen"] = "was-cut"
+    result = check(file, rows, renderer=WordRenderer(), max_length=60)
+    tokens = result["tokens"]
+    assert (tokens["groups"], tokens["refused"]) == (19, 1)
+    refused = warning(result, "template_refuses")
+    assert (lines(refused), refused["examples"][0]["text"]) == ([7], "no such role")
+    assert warning(result, "answers_cut")["count"] == 1
 
-    # transformers itself takes seconds to import, and is not what is tested.
-    fake = SimpleNamespace(AutoTokenizer=SimpleNamespace(from_pretrained=refuse))
-    monkeypatch.setitem(sys.modules, "transformers", fake)
-    write(file, clean_rows(5))
-    with pytest.raises(ModelError, match="nothing cannot be loaded: nothing is no folder"):
-        check_files([file], tokenizer="nothing")
+
+def test_the_forecast_counts_the_tokens_that_training_reads(file: Path) -> None:
+    """Its own template, the system turn that it refuses, and all: the lengths are the renderer's."""
+    from rewardsmith.text.render import RenderConfig, Renderer
+    from tests.tiny import CHAT_TEMPLATE, tiny_tokenizer
+
+    refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHAT_TEMPLATE
+    rows = [row | {"system": "Be brief."} for row in clean_rows(6)]
+    for template, name in ((refuses, "chat template"), (None, "plain text")):
+        far = Renderer(tiny_tokenizer(template), RenderConfig(max_length=1_000_000))
+        tokens = check(file, rows, renderer=far, max_length=100)["tokens"]
+        assert (tokens["groups"], tokens["refused"], tokens["rendered"]) == (6, 0, name)
+        encoded = far.encode(list(read_groups(file)))
+        longest = max(len(row) for item in encoded for row in item.token_ids)
+        assert longest > 100
+        assert tokens["total"]["max"] == longest
+        near = Renderer(tiny_tokenizer(template), RenderConfig(max_length=100))
+        cut = [flag for item in near.encode(list(read_groups(file))) for flag in item.truncated]
+        assert tokens["answers_cut"] == pytest.approx(cut.count("response") / len(cut))
+
+
+def test_a_missing_file(file: Path) -> None:
     with pytest.raises(DataError, match=r"nothing\.jsonl"):
         check_files([file.parent / "nothing.jsonl"])
 

@@ -168,7 +168,25 @@ def test_a_reward_that_is_no_number_names_the_response(bad: float) -> None:
 
 
 def test_rewards_must_fit_their_groups() -> None:
-    with pytest.raises(AssertionError):
+    name = GROUPS[0].id
+    with pytest.raises(DataError, match=rf"group {name}: rewards of shape \[2\] for 3 responses"):
         evaluate_rows(GROUPS[:1], [np.zeros(2)])
-    with pytest.raises(AssertionError):
+    with pytest.raises(DataError, match="1 rows of rewards for 5 groups"):
         evaluate_rows(GROUPS, REWARDS[:1])
+    for wrong in (None, ["high", "low", "low"], [[1.0], [2.0, 3.0], [4.0]], 1.0):
+        with pytest.raises(DataError, match=f"group {name}: "):
+            evaluate_rows(GROUPS[:1], [wrong])  # type: ignore[list-item]
+    with pytest.raises(DataError, match=rf"group {name}: the reward of response 2 is missing"):
+        evaluate_rows(GROUPS[:1], [[1.0, 2.0, None]])  # type: ignore[list-item]
+    with pytest.raises(DataError, match=rf"group {name}: lengths of shape \[1\] for 3 responses"):
+        evaluate_rows(GROUPS[:1], REWARDS[:1], token_lengths=[[1]])
+
+
+def test_groups_without_a_prompt_are_their_own_clusters() -> None:
+    groups = [
+        Group(prompt=(), responses=(text(f"{i} a"), text(f"{i} b")), preferences=(Preference(chosen=0, rejected=1),))
+        for i in range(20)
+    ]
+    found = evaluate_rows(groups, [[float(i % 3), 1.0] for i in range(20)])
+    assert found["n_prompts"] == 20
+    assert found["accuracy"]["low"] < found["accuracy"]["value"] < found["accuracy"]["high"]

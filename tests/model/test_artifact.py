@@ -226,3 +226,40 @@ def test_pad_becomes_distinct_from_eos(tmp_path):
     assert base.tokenizer.pad_token_id not in (base.tokenizer.eos_token_id, base.tokenizer.bos_token_id)
     assert base.trunk.config.pad_token_id == base.tokenizer.pad_token_id
     assert any("pad token set" in note for note in base.notes)
+
+
+def test_several_eos_ids_are_all_kept_apart_from_pad(tmp_path):
+    config = tiny_trunk(eos_token_id=[2, 5]).config
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = "<|assistant|>"  # id 5: the second eos
+    tokenizer.save_pretrained(tmp_path)
+    assert load_base(str(tmp_path)).tokenizer.pad_token_id not in (2, 5)
+
+
+def test_weights_that_the_files_lack_are_not_filled_in_at_random(tmp_path):
+    from safetensors.torch import save_file
+
+    saved(tmp_path / "rm")
+    file = tmp_path / "rm" / "model.safetensors"
+    tensors = load_file(file)
+    for lost in ("score.weight", "model.layers.1.mlp.up_proj.weight"):
+        save_file({k: v for k, v in tensors.items() if k != lost}, file, metadata={"format": "pt"})
+        with pytest.raises(ModelError, match="lack the weights .*" + lost.removeprefix("model.")):
+            load_base(str(tmp_path / "rm"))
+
+
+def test_classifier_with_a_layer_before_its_head_is_refused(tmp_path):
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    config = DistilBertConfig(vocab_size=120, dim=16, hidden_dim=16, n_layers=1, n_heads=2, num_labels=1)
+    DistilBertForSequenceClassification(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="layers between trunk and head"):
+        load_base(str(tmp_path))
+
+
+def test_adapter_alone_is_named(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="PEFT adapter alone"):
+        load_base(str(tmp_path))

@@ -24,7 +24,7 @@ def group(prompt: str = "hi there", *answers: str, system: str = "") -> Group:
     return Group(
         prompt=(*turns, Message("user", prompt)),
         responses=tuple((Message("assistant", a),) for a in answers or ("yes", "no way")),
-        preferences=(Preference(chosen=0, rejected=1),),
+        preferences=(Preference(chosen=0, rejected=1),) if len(answers) != 1 else (),
     )
 
 
@@ -94,6 +94,22 @@ class TestOverlong:
         assert decoded(renderer, item)[0].endswith("END</s>")
         assert decoded(renderer, item)[1].endswith("short</s>")
         assert renderer.report.responses_cut == 1
+
+    def test_one_response_alone_is_cut_like_one_of_two(self):
+        template = "{{ bos_token }}" + CHAT_TEMPLATE
+        renderer = Renderer(tiny_tokenizer(template), RenderConfig(max_length=24))
+        prompt = "a long prompt " * 4
+        (alone,) = renderer.encode([group(prompt, "answer")])
+        (both,) = renderer.encode([group(prompt, "answer", "b")])
+        assert alone.truncated == ("prompt",)
+        assert alone.token_ids[0][0] == renderer.tokenizer.bos_token_id
+        assert alone.token_ids[0].tolist() == both.token_ids[0].tolist()
+
+    def test_common_beginning_of_the_answers_is_not_the_prompt(self):
+        renderer = self.limits()
+        (item,) = renderer.encode([group("q", "the same words first, A" + "x" * 9, "the same words first, B")])
+        assert item.truncated == ("response", "prompt")
+        assert decoded(renderer, item)[1].endswith("the same words first, B</s>")
 
     def test_drop_names_the_group(self):
         renderer = self.limits(overlong="drop")

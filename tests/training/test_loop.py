@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from rewardsmith.errors import ConfigError, DataError, Interrupted, TrainingError
+from rewardsmith.errors import ConfigError, DataError, Interrupted, ModelError, TrainingError
 from rewardsmith.text.render import RenderConfig
 from rewardsmith.training import checkpoint, loop
 from rewardsmith.training.config import TrainConfig
@@ -175,6 +175,82 @@ def test_resume_of_a_finished_run_changes_nothing(config):
     assert same_bits(before, weights(config.output))
 
 
+def test_resume_of_an_interrupted_overwrite_goes_on(config, monkeypatch):
+    """The old artifact is still there while its successor is trained: that is no reason to drop the new state."""
+    train(config, quiet=True)
+    monkeypatch.setattr(loop.Run, "_finish", lambda self, step: (_ for _ in ()).throw(OSError("disk full")))
+    again = replace(config, overwrite=True, seed=5)
+    with pytest.raises(OSError, match="disk full"):
+        train(again, quiet=True)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="not empty"):
+        train(replace(again, overwrite=False, resume=True), quiet=True)
+    old = weights(config.output)
+    meta = train(replace(again, resume=True), quiet=True)
+    assert meta["training"]["steps"] == 12
+    assert not same_bits(old, weights(config.output))
+
+
+def test_resume_refuses_other_labels(config, monkeypatch):
+    monkeypatch.setattr(loop.Run, "_finish", lambda self, step: {})
+    train(config, quiet=True)
+    with pytest.raises(TrainingError, match="the training data changed"):
+        train(replace(config, resume=True, data_weights=(0.5,)), quiet=True)
+
+
+@pytest.mark.parametrize("changes", [{"lora_rank": 2}, {"train_layers": 1}])
+def test_partial_training_resumes_to_the_same_bits(config, tmp_path, monkeypatch, changes):
+    config = replace(config, **changes)
+    train(config, quiet=True)
+    broken = replace(config, output=str(tmp_path / "broken"))
+    step = loop.Run._train_step
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            loop.Run, "_train_step", lambda self, n, i: (step(self, n, i), setattr(self, "interrupted", n == 4))
+        )
+        with pytest.raises(Interrupted):
+            train(broken, quiet=True)
+    train(replace(broken, resume=True), quiet=True)
+    assert losses(broken.output) == losses(config.output)
+    assert same_bits(weights(broken.output), weights(config.output))
+
+
+def test_model_that_cannot_be_saved_is_refused_before_training(config, tmp_path):
+    tiny_trunk("mamba").save_pretrained(tmp_path / "mamba")
+    tiny_tokenizer().save_pretrained(tmp_path / "mamba")
+    with pytest.raises(ModelError, match="no sequence classifier"):
+        train(replace(config, model=str(tmp_path / "mamba")), quiet=True)
+
+
+def test_length_beyond_the_table_of_positions_is_refused(config, tmp_path):
+    tiny_trunk("gpt2").save_pretrained(tmp_path / "gpt2")
+    tiny_tokenizer().save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(ConfigError, match="has 256 positions; give --max-length 256"):
+        train(replace(config, model=str(tmp_path / "gpt2")), quiet=True)
+
+
+def test_encoder_trains(config, tmp_path):
+    tiny_trunk("bert").save_pretrained(tmp_path / "bert")
+    tiny_tokenizer().save_pretrained(tmp_path / "bert")
+    short = replace(config, model=str(tmp_path / "bert"), render=RenderConfig(max_length=200), epochs=1)
+    meta = train(short, quiet=True)
+    assert meta["pooling"] == "cls"
+    assert meta["parity"]["tolerance"] < 1e-4
+
+
+def test_ties_alone_in_the_evaluation_give_no_accuracy(config, tmp_path):
+    tie = {"prompt": "q", "responses": ["a", "b"], "preferences": [{"chosen": 0, "rejected": 1, "probability": 0.5}]}
+    (tmp_path / "ties.jsonl").write_text("".join(json.dumps({**tie, "id": str(i)}) + "\n" for i in range(4)))
+    meta = train(replace(config, eval_data=(str(tmp_path / "ties.jsonl"),)), quiet=True)
+    assert meta["metrics"]["held_out"]["accuracy"] is None
+    json.dumps(meta, allow_nan=False)
+
+
+def test_tensorboard_files_stay(config, tmp_path):
+    train(replace(config, tracker="tensorboard", epochs=1), quiet=True)
+    assert list((tmp_path / "rm.logs").rglob("events.*"))
+
+
 def test_output_is_not_overwritten_unasked(config):
     train(config, quiet=True)
     with pytest.raises(ConfigError, match="not empty"):
@@ -306,6 +382,11 @@ def test_mixing_weights_reach_the_loss(config, tmp_path):
     ("changes", "found"),
     [
         ({"batch_size": 0}, "--batch-size"),
+        ({"limit": 0}, "--limit"),
+        ({"seed": -1}, "--seed"),
+        ({"max_grad_norm": -1.0}, "--max-grad-norm"),
+        ({"early_stopping": -1}, "--early-stopping"),
+        ({"output": "."}, "--output"),
         ({"learning_rate": float("nan")}, "--learning-rate"),
         ({"eval_fraction": 0.2}, "exclude each other"),
         ({"lora_rank": 2, "train_layers": 1}, "exclude each other"),

@@ -83,7 +83,7 @@ KINDS: dict[str, Kind] = {
     "template_refuses": Kind(
         True,
         "{n} of the sampled groups are refused by the tokenizer's chat template.",
-        "Templates refuse system turns or turns out of order; see the roles, or bring another template.",
+        "Training leaves them out. Templates refuse turns out of order, or roles and tools that they do not know.",
     ),
     "empty_responses": Kind(
         True,

@@ -13,21 +13,32 @@ from typing import Any
 from rewardsmith.data.fields import Row, kind_of, short
 from rewardsmith.data.files import read_rows
 from rewardsmith.data.formats import RawRow
-from rewardsmith.data.options import ALIASES, Dropped, FileReport, ReadOptions, ReadReport
-from rewardsmith.data.parts import Parts
+from rewardsmith.data.options import (
+    ALIASES,
+    NO_PREFERENCE,
+    NO_PROMPT,
+    REPEATS,
+    Dropped,
+    FileReport,
+    ReadOptions,
+    ReadReport,
+)
+from rewardsmith.data.parts import Parts, pair_keys
 from rewardsmith.data.payload import Follower, payload_of, restore
 from rewardsmith.data.schema import Group, Preference, content_hash, preferences_from_ratings
 from rewardsmith.data.shapes import SHAPES, tag_value
 from rewardsmith.data.shapes_rated import rating_columns
-from rewardsmith.data.shapes_winner import ANNOTATOR, zero_one_labels
+from rewardsmith.data.shapes_winner import ANNOTATOR, WINNER_KEYS, zero_one_labels
 from rewardsmith.errors import DataError
 
 SAMPLE = 50  # rows that decide the shape
 CLEAR = 2 / 3  # share of the recognised rows that one shape must have
 SLICE_COLUMNS = ("subset", "source", "category", "slice", "section", "type")
 ID_COLUMNS = ("id", "prompt_id", "idx")
+OPTIONAL = frozenset({"system", "id", "margin"})  # columns that a row may lack, whatever they are called
 LONGEST_TAG = 200  # characters: longer values of slice columns are texts, not slices
 MOST_KEYS = 100  # distinct unknown keys that a report names
+MOST_SHOWN = 5  # of them in its warning
 
 
 def choose_shape(path: str, rows: Sequence[Row], options: ReadOptions) -> str:
@@ -37,6 +48,12 @@ def choose_shape(path: str, rows: Sequence[Row], options: ReadOptions) -> str:
     votes = Counter(name for row in rows for name, shape in SHAPES.items() if shape.matches(row, options))
     if not votes:
         keys = sorted({printable(key) for row in rows for key in row})
+        sides = next(filter(None, map(pair_keys, rows)), None)
+        if sides is not None:
+            raise DataError(
+                f"{path}: {' and '.join(sides)} are there, but no column says who won ({', '.join(WINNER_KEYS)}); "
+                "add one, or, to score both, put them into one list, 'responses'"
+            )
         raise DataError(
             f"{path}: no known shape has the columns {short(', '.join(keys), 160)}; name them (--prompt-key, "
             "--chosen-key, --rejected-key, or --response-key and --rating-key), or give --shape"
@@ -88,6 +105,7 @@ class FileReader:
         self.buckets: dict[object, _Scored] = {}
         self.following = ("", 0, 0)  # the group that the next rows of a converted file belong to
         self.tags_seen: set[str] = set()
+        self.optional_seen: set[str] = set()  # of the renamed columns that a row may lack
         report.files.append(self.file)
 
     def groups(self) -> Iterator[Group]:
@@ -157,11 +175,13 @@ class FileReader:
         renamed = self.renamed
         if not renamed:
             return row
-        missing = next((theirs for theirs in renamed.values() if theirs not in row), None)
+        missing = next((theirs for ours, theirs in renamed.items() if theirs not in row and ours not in OPTIONAL), None)
         if missing is not None:
             raise DataError(f"no '{missing}'")
-        kept = {key: value for key, value in row.items() if key not in renamed.values()}
-        return kept | {ours: row[theirs] for ours, theirs in renamed.items()}
+        self.optional_seen.update(ours for ours in OPTIONAL & renamed.keys() if renamed[ours] in row)
+        # A column under our own name is not the one that the user named.
+        kept = {key: value for key, value in row.items() if key not in renamed.values() and key not in renamed}
+        return kept | {ours: row[theirs] for ours, theirs in renamed.items() if theirs in row}
 
     def restored(self, row: Row, payload: dict[str, Any], line: int) -> Group | None:
         """The exact group of a file that `convert` wrote; its further rows are used and give nothing new."""
@@ -205,6 +225,8 @@ class FileReader:
             self.file.defaulted[f"tag {name!r} left out: the responses of a prompt disagree"] += 1
 
     def merged(self, bucket: _Scored) -> Group:
+        if not any(rating is not None for rating in bucket.parts.ratings or ()):
+            bucket.parts.ratings = None
         return self.group(bucket.parts, bucket.source_id, bucket.lines)
 
     def group(self, parts: Parts, source_id: object, lines: list[int]) -> Group:
@@ -228,7 +250,7 @@ class FileReader:
         )
         self.file.rows_used += len(lines)
         self.file.defaulted.update(parts.notes)
-        self.file.defaulted.update([] if preferences else ["no preference in the group"])
+        self.file.defaulted.update([] if preferences else [NO_PREFERENCE])
         return group
 
     def subsample(self, parts: Parts) -> Parts:
@@ -262,7 +284,7 @@ class FileReader:
     def unique_id(self, source_id: str, line: int) -> str:
         """The id, made unique where the files repeat it: two groups never share one that a source gave."""
         if source_id in self.seen_ids:
-            self.file.defaulted["ids that repeat"] += 1
+            self.file.defaulted[REPEATS] += 1
             source_id = f"{source_id}@{Path(self.path).name}:{line}"
         self.seen_ids.add(source_id)
         return source_id
@@ -310,12 +332,29 @@ class FileReader:
             raise DataError(f"{self.path}: none of the {file.rows} rows is usable{why}")
         if not file.pairs:
             report.warnings.append(f"{self.path}: no row states a preference; the groups can be scored, not trained on")
-        repeats = file.defaulted["ids that repeat"]
-        if repeats:
-            report.warnings.append(f"{self.path}: {repeats} ids repeat earlier ones; file and line were added to them")
+        report.warnings += [f"{self.path}: {remark}" for remark in self.remarks()]
+
+    def remarks(self) -> Iterator[str]:
+        """What a person should know of a file that was read to its end, a line each."""
+        file = self.file
+        for ours in sorted(OPTIONAL & self.renamed.keys() - self.optional_seen):
+            yield f"no row has the {ours} column {self.renamed[ours]!r}"
         for key in self.options.tag_keys:
             if key not in self.tags_seen:
-                report.warnings.append(f"{self.path}: no row has the tag column {key!r}")
+                yield f"no row has the tag column {key!r}"
+        for what, count in file.defaulted.items():
+            if what == REPEATS:
+                yield f"ids that repeat earlier ones ({count}): file and line were added to them"
+            elif what != NO_PREFERENCE or file.pairs:  # none at all is said above
+                of = f" of {file.groups} groups" if what in (NO_PREFERENCE, NO_PROMPT) else f" time{'s' * (count != 1)}"
+                yield f"{what} ({count}{of})"
+        if file.unknown_keys:
+            shown = [f"{short(key)} ({count})" for key, count in file.unknown_keys.most_common(MOST_SHOWN)]
+            more = len(file.unknown_keys) - len(shown)
+            yield f"columns that nothing reads, with their rows: {', '.join(shown)}" + f" and {more} more" * (more > 0)
+        if file.responses_left_out:
+            often = f"{file.responses_left_out} in {file.subsampled_groups} of {file.groups} groups"
+            yield f"responses left out by --max-responses {self.options.max_responses}: {often}"
 
 
 def among(preferences: Sequence[Preference], kept: Sequence[int]) -> list[Preference]:

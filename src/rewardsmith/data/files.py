@@ -25,6 +25,7 @@ from rewardsmith.data.lines import DAMAGE, damage, open_bytes, sniff_encoding, s
 from rewardsmith.errors import DataError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv")
+OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(:[\w.-]+)?(@[\w.-]+)?")
 
 
@@ -123,7 +124,12 @@ def open_hub(name: str) -> Iterator[dict[str, Any]]:
 
 
 def check_network() -> None:
-    """Raise OSError where the hub's name does not resolve: its client would retry for half a minute."""
+    """Raise OSError where the hub's name does not resolve: its client would retry for half a minute.
+
+    Not where the client is told to be offline: it then reads its cache, or says that nothing is in it.
+    """
+    if any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in OFFLINE):
+        return
     endpoint = urllib.parse.urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     if not urllib.request.getproxies():  # a proxy resolves names itself
         socket.getaddrinfo(endpoint.hostname, endpoint.port or 443)

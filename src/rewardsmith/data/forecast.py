@@ -1,41 +1,59 @@
-"""How many tokens the groups have for a tokenizer, and what a length limit would cut.
+"""How many tokens the groups have for a model's renderer, and what a length limit would cut.
 
 The policy is the renderer's: a group that is too long loses the oldest tokens of its prompt, the same number for
-all its responses; only where the prompt is used up is an answer cut. Nothing here needs a model.
+all its responses; only where the prompt is used up is an answer cut. The renderer is that of training, so the
+lengths are too; nothing here needs a model.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Sequence, Sized
+from typing import Any, Protocol
 
 import numpy as np
 
-from rewardsmith.data.ledger import chunks, quantiles
-from rewardsmith.data.schema import Group, Messages
-from rewardsmith.data.split import common_prefix
-from rewardsmith.errors import ModelError
+from rewardsmith.data.ledger import EXAMPLES, chunks, quantiles
+from rewardsmith.data.schema import Group
 
 MOST_RESPONSES = 20_000  # that are tokenised
-BATCH = 256  # responses
+BATCH = 256  # groups
 
 
-def load_tokenizer(tokenizer: Any) -> Any:
-    """A tokenizer object as it is; a name or folder loaded. Raises ModelError where that fails."""
-    if callable(tokenizer):
-        return tokenizer
-    try:
-        from transformers import AutoTokenizer
+class EncodedGroup(Protocol):
+    """The tokens of one group: K rows, how many leading ones all K share, and what was cut of each ("": nothing)."""
 
-        return AutoTokenizer.from_pretrained(str(tokenizer))
-    except Exception as error:  # transformers raises whatever its file parsers raise
-        first = " ".join(str(error).split())[:200]
-        raise ModelError(f"the tokenizer {tokenizer!s} cannot be loaded: {first}") from None
+    @property
+    def token_ids(self) -> Sequence[Sized]: ...
+
+    @property
+    def prefix_length(self) -> int: ...
+
+    @property
+    def truncated(self) -> Sequence[str]: ...
 
 
-def token_forecast(groups: Sequence[Group], tokenizer: Any, max_length: int, seed: int = 0) -> dict[str, Any]:
+class LeftOut(Protocol):
+    """The groups that a renderer could not encode: dicts with group (its id), source and reason."""
+
+    @property
+    def dropped(self) -> list[dict[str, str]]: ...
+
+
+class GroupRenderer(Protocol):
+    """Groups to tokens, as `rewardsmith.text.render.Renderer` does it in training."""
+
+    @property
+    def report(self) -> LeftOut: ...
+
+    def encode(self, groups: Sequence[Group]) -> Sequence[EncodedGroup]: ...
+
+
+def token_forecast(groups: Sequence[Group], renderer: GroupRenderer, max_length: int, seed: int = 0) -> dict[str, Any]:
     """Token counts over at most 20,000 responses of `groups`. Ready for JSON.
+
+    `max_length` is what the forecast is for. **The renderer's own limit must be far above it**: lengths are
+    measured behind the renderer, and what it has cut is only known to have been cut.
 
     groups, responses  how many were tokenised
     rendered           "chat template" or "plain text" (the tokenizer has no template)
@@ -44,19 +62,21 @@ def token_forecast(groups: Sequence[Group], tokenizer: Any, max_length: int, see
     over_max_length    share of responses whose whole is longer than max_length
     prompts_cut        share of groups that would lose tokens of the prompt
     answers_cut        share of responses that would themselves be cut
-    refused            groups that the chat template refuses (system turns, turns out of order)
+    refused            groups that the renderer leaves out (the chat template refuses them)
+    refused_examples   of the first five, source and reason
     """
-    tokenizer = load_tokenizer(tokenizer)
-    kept = some_groups(groups, MOST_RESPONSES, seed)
-    lengths, refused = [], 0
-    for batch in chunks(kept, BATCH):
-        rendered = [(group, render(tokenizer, group)) for group in batch]
-        refused += sum(texts is None for _, texts in rendered)
-        lengths += token_lengths(tokenizer, [texts for _, texts in rendered if texts is not None])
+    lengths: list[tuple[int, list[int], Sequence[str]]] = []
+    before = len(renderer.report.dropped)
+    for batch in chunks(some_groups(groups, MOST_RESPONSES, seed), BATCH):
+        for item in renderer.encode(batch):
+            lengths.append((item.prefix_length, [len(row) for row in item.token_ids], item.truncated))
+    refused = renderer.report.dropped[before:]
+    contract = getattr(renderer, "contract", None)
     return summary(lengths, max_length) | {
         "max_length": max_length,
-        "rendered": "chat template" if getattr(tokenizer, "chat_template", None) else "plain text",
-        "refused": refused,
+        "rendered": "plain text" if getattr(contract, "template_origin", "") == "plain" else "chat template",
+        "refused": len(refused),
+        "refused_examples": [{"source": d["source"] or d["group"], "reason": d["reason"]} for d in refused[:EXAMPLES]],
     }
 
 
@@ -74,52 +94,13 @@ def some_groups(groups: Sequence[Group], most: int, seed: int) -> list[Group]:
     return kept
 
 
-def render(tokenizer: Any, group: Group) -> list[str] | None:
-    """The text of each response behind its prompt, or None where the template refuses it."""
-    if not getattr(tokenizer, "chat_template", None):
-        return [plain(group.prompt + response) for response in group.responses]
-    tools = list(group.tools) if group.tools else None
-    try:
-        return [
-            tokenizer.apply_chat_template(
-                [m.to_dict() for m in group.prompt + response],
-                tokenize=False,
-                tools=tools,
-                **group.template_kwargs,
-            )
-            for response in group.responses
-        ]
-    except Exception:  # a template may raise anything; what it refuses is counted
-        return None
-
-
-def plain(turns: Messages) -> str:
-    return "\n".join(f"{m.role}: {m.content}" for m in turns)
-
-
-def token_lengths(tokenizer: Any, texts: Sequence[list[str]]) -> list[tuple[int, list[int]]]:
-    """Per group: tokens of what all texts begin with, and of each text."""
-    # What a lone response shares with others is not known: all of it counts as its own.
-    shared = [common_prefix(group) if len(group) > 1 else "" for group in texts]
-    flat = [text for group, start in zip(texts, shared) for text in (*group, start)]
-    if not flat:
-        return []
-    counts = [len(ids) for ids in tokenizer(flat, add_special_tokens=False)["input_ids"]]
-    lengths, start = [], 0
-    for group in texts:
-        end = start + len(group)
-        lengths.append((counts[end], counts[start:end]))
-        start = end + 1
-    return lengths
-
-
-def summary(lengths: Sequence[tuple[int, list[int]]], max_length: int) -> dict[str, Any]:
-    """The numbers of `token_forecast` from (prompt tokens, whole tokens per response) of each group."""
-    prompt = np.array([p for p, _ in lengths], dtype=np.float64)
-    total = np.array([t for _, row in lengths for t in row], dtype=np.float64)
-    response = np.array([t - min(p, t) for p, row in lengths for t in row], dtype=np.float64)
-    cut = np.array([max(row) > max_length and p > 0 for p, row in lengths], dtype=np.float64)
-    answers_cut = response > max_length
+def summary(lengths: Sequence[tuple[int, list[int], Sequence[str]]], max_length: int) -> dict[str, Any]:
+    """The numbers of `token_forecast` from (prompt tokens, whole tokens and cut of each response) of each group."""
+    prompt = np.array([p for p, _, _ in lengths], dtype=np.float64)
+    total = np.array([t for _, row, _ in lengths for t in row], dtype=np.float64)
+    response = np.array([t - p for p, row, _ in lengths for t in row], dtype=np.float64)
+    was_cut = np.array([flag == "response" for _, _, flags in lengths for flag in flags], dtype=bool)
+    prompts_cut = np.array([(max(row) > max_length and p > 0) or "prompt" in flags for p, row, flags in lengths])
     return {
         "groups": len(prompt),
         "responses": len(total),
@@ -127,8 +108,8 @@ def summary(lengths: Sequence[tuple[int, list[int]]], max_length: int) -> dict[s
         "response": quantiles(response),
         "total": quantiles(total),
         "over_max_length": share(total > max_length),
-        "prompts_cut": share(cut),
-        "answers_cut": share(answers_cut),
+        "prompts_cut": share(prompts_cut),
+        "answers_cut": share((response > max_length) | was_cut),
     }
 
 

@@ -93,6 +93,12 @@ class ReadOptions:
         return {ours: theirs for ours, theirs in names.items() if theirs and theirs != ours}
 
 
+# What a file leaves open, as `FileReport.defaulted` counts it.
+NO_PROMPT = "no prompt"
+NO_PREFERENCE = "no preference in the group"
+REPEATS = "ids that repeat"
+
+
 class Dropped(NamedTuple):
     """A row that is in no group: the 1-based line (jsonl, csv) or row number (json, parquet), and why."""
 
@@ -125,7 +131,11 @@ class FileReport:
 
 @dataclass
 class ReadReport:
-    """What was seen in all files; filled while `read_groups` is iterated."""
+    """What was seen in all files; filled while `read_groups` is iterated.
+
+    `warnings` has one line for whatever a person should know of a file beside its dropped rows; the lines of a
+    file are there once it is read to its end.
+    """
 
     files: list[FileReport] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)

@@ -17,6 +17,7 @@ from rewardsmith.data.fields import (
     present,
     text,
 )
+from rewardsmith.data.options import NO_PROMPT
 from rewardsmith.data.schema import Message, Messages, Preference
 from rewardsmith.errors import DataError
 
@@ -79,11 +80,16 @@ def asked(row: Row) -> Messages:
 
 def prompt_of(row: Row, *keys: str) -> Messages:
     """The prompt under the first filled of `keys`, else from instruction and input, behind `system`."""
+    return with_system(row, own_prompt(row, *keys))
+
+
+def own_prompt(row: Row, *keys: str) -> Messages:
+    """`prompt_of` without the row's `system`."""
     for key in keys:
         if present(row, key):
-            return with_system(row, prompt_turns(row[key], key))
+            return prompt_turns(row[key], key)
     if present(row, "instruction") or present(row, "input"):
-        return with_system(row, asked(row))
+        return asked(row)
     raise DataError(f"no prompt: none of {', '.join(repr(k) for k in (*keys, 'instruction', 'input'))} is there")
 
 
@@ -109,6 +115,40 @@ def split_dialogues(sides: Sequence[Messages], names: Sequence[str]) -> tuple[Me
     if shared < 0:
         raise DataError(f"{' and '.join(repr(n) for n in names)} begin with different prompts")
     return tuple(sides[0][:shared]), [tuple(side[shared:]) for side in sides]
+
+
+def answered(
+    row: Row, prompt: Messages | None, sides: Sequence[Messages], names: Sequence[str]
+) -> tuple[Messages, list[Messages]]:
+    """Prompt (behind `system`) and responses, where a side may be an answer or the whole dialogue.
+
+    A side that begins with a system or user turn is a whole dialogue. The prompt is then what the dialogues
+    share, which must hold the prompt that the row gives, if it gives one (None: it has no such column). A lone
+    dialogue is cut behind the given prompt.
+    """
+    for side, name in zip(sides, names, strict=True):
+        if not any(turn.role == "assistant" for turn in side):
+            raise DataError(f"'{name}' has no assistant turn")
+        if prompt and prompt[-len(side) :] == side:
+            raise DataError(f"the prompt ends with '{name}' already: take the answer out of the prompt")
+    if prompt is not None and not any(side[0].role in ("system", "user") for side in sides):
+        return with_system(row, prompt), list(sides)
+    shared, responses = split_dialogues(sides, names)
+    if prompt:
+        at = place_of(prompt, shared)
+        if at is None:
+            whose = f"the messages of {' and '.join(repr(name) for name in names[:2])}"
+            raise DataError(f"{whose} repeat another prompt than the row's own")
+        end = at + len(prompt)
+        if len(sides) == 1 and sides[0][end].role == "assistant":
+            shared, responses = sides[0][:end], [sides[0][end:]]
+    return with_system(row, shared), responses
+
+
+def place_of(part: Messages, turns: Messages) -> int | None:
+    """Where `part` is a run of turns inside `turns`, or None."""
+    starts = range(len(turns) - len(part) + 1)
+    return next((start for start in starts if turns[start : start + len(part)] == part), None)
 
 
 def tools_of(row: Row) -> list[Any] | None:
@@ -141,7 +181,7 @@ def pair(row: Row, prompt: Messages, responses: list[Messages]) -> Parts:
         preferences=[Preference(chosen=0, rejected=1, margin=margin)],
         tools=tools_of(row),
         template_kwargs=kwargs_of(row, "chat_template_kwargs"),
-        notes=[] if prompt else ["no prompt"],
+        notes=[] if prompt else [NO_PROMPT],
     )
 
 

@@ -108,8 +108,8 @@ class Group:
 
     @cached_property
     def prompt_id(self) -> str:
-        """A hash of the prompt alone: what splits keep apart and intervals cluster by."""
-        return content_hash(self.prompt, ())
+        """A hash of the prompt alone: what intervals cluster by. Groups without a prompt are each their own."""
+        return content_hash(self.prompt, self.responses if is_blank(self.prompt) else ())
 
 
 def check_group(group: Group) -> None:
@@ -189,6 +189,11 @@ def content_hash(prompt: Messages, responses: Sequence[Messages]) -> str:
                 digest.update(b"%d:" % len(data))  # lengths, so that no two contents run into the same bytes
                 digest.update(data)
     return digest.hexdigest()
+
+
+def is_blank(messages: Messages) -> bool:
+    """Whether the turns say nothing: none is there, or all are empty."""
+    return not any(message.extra or message.content.strip() for message in messages)
 
 
 def text_of(messages: Messages) -> str:

@@ -28,7 +28,7 @@ from rewardsmith.data.fields import (
     short,
     text,
 )
-from rewardsmith.data.options import SHAPE_NAMES, ReadOptions
+from rewardsmith.data.options import NO_PROMPT, SHAPE_NAMES, ReadOptions
 from rewardsmith.data.parts import Parts, kwargs_of, prompt_turns, tools_of, with_system
 from rewardsmith.data.schema import Preference, preference_between
 from rewardsmith.data.shapes_pairs import (
@@ -83,7 +83,7 @@ def read_rewardsmith(row: Row, options: ReadOptions) -> Parts:
         weight=number(row["weight"], "weight") if present(row, "weight") else 1.0,
         note=text(row["note"], "note") if present(row, "note") else "",
         rating_key=rated if ratings is not None else "",
-        notes=[] if prompt else ["no prompt"],
+        notes=[] if prompt else [NO_PROMPT],
     )
 
 

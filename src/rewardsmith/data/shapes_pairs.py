@@ -10,10 +10,12 @@ from rewardsmith.data.options import ReadOptions
 from rewardsmith.data.parts import (
     PROMPT_LIKE,
     Parts,
+    answered,
     asked,
     has,
     is_text_list,
     pair,
+    place_of,
     prompt_of,
     prompt_turns,
     split_dialogues,
@@ -38,19 +40,15 @@ def read_trl(row: Row, options: ReadOptions) -> Parts:
         raise DataError(f"'chosen' is {kind_of(chosen)} and 'rejected' is {kind_of(rejected)}")
     prompt = prompt_turns(row["prompt"], "prompt") if present(row, "prompt") else None
     if isinstance(chosen, str):
-        return pair(row, with_system(row, prompt or ()), [answer(chosen, "chosen"), answer(rejected, "rejected")])
-    sides = [messages(chosen, "chosen", "assistant"), messages(rejected, "rejected", "assistant")]
-    if prompt is None or any(side[0].role in ("system", "user") for side in sides):
-        shared, responses = split_dialogues(sides, ("chosen", "rejected"))
-        if prompt and not contains(shared, prompt):
-            raise DataError("the messages of 'chosen' and 'rejected' repeat another prompt than 'prompt'")
-        return pair(row, with_system(row, shared), responses)
-    return pair(row, with_system(row, prompt), [answer(chosen, "chosen"), answer(rejected, "rejected")])
+        prompt = prompt or ()
+    return answered_pair(row, prompt)
 
 
-def contains(turns: Messages, part: Messages) -> bool:
-    """True where `part` is a run of turns inside `turns`."""
-    return any(turns[i : i + len(part)] == part for i in range(len(turns) - len(part) + 1))
+def answered_pair(row: Row, prompt: Messages | None) -> Parts:
+    """`chosen` and `rejected` as answers to `prompt`, or as whole dialogues that repeat it."""
+    names = ("chosen", "rejected")
+    sides = [messages(required(row, name), name, "assistant") for name in names]
+    return pair(row, *answered(row, prompt, sides, names))
 
 
 def is_hh(row: Row, options: ReadOptions) -> bool:
@@ -76,7 +74,7 @@ def read_hh(row: Row, options: ReadOptions) -> Parts:
     prompt, responses = split_dialogues(
         [dialogue(s, k) for s, k in zip(sides, ("chosen", "rejected"))], ("chosen", "rejected")
     )
-    if present(row, "prompt") and not contains(prompt, hh_prompt(row["prompt"])):
+    if present(row, "prompt") and place_of(hh_prompt(row["prompt"]), prompt) is None:
         raise DataError("the dialogues of 'chosen' and 'rejected' repeat another prompt than 'prompt'")
     return pair(row, with_system(row, prompt), responses)
 
@@ -113,8 +111,7 @@ def read_llama_factory(row: Row, options: ReadOptions) -> Parts:
         prompt = prompt_turns(row["conversations"], "conversations")
     else:
         prompt = (*history(row), *asked(row))
-    responses = [answer(required(row, key), key) for key in ("chosen", "rejected")]
-    return pair(row, with_system(row, prompt), responses)
+    return answered_pair(row, prompt)
 
 
 def history(row: Row) -> Iterator[Message]:
@@ -135,9 +132,7 @@ def is_axolotl(row: Row, options: ReadOptions) -> bool:
 
 def read_axolotl(row: Row, options: ReadOptions) -> Parts:
     """Axolotl: `system`, `input` (or `messages`), `chosen`, `rejected`."""
-    prompt = prompt_turns(row["messages"], "messages") if present(row, "messages") else asked(row)
-    responses = [answer(required(row, key), key) for key in ("chosen", "rejected")]
-    return pair(row, with_system(row, prompt), responses)
+    return answered_pair(row, prompt_turns(row["messages"], "messages") if present(row, "messages") else asked(row))
 
 
 def is_ms_swift(row: Row, options: ReadOptions) -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from rewardsmith.data.fields import (
     Row,
-    answer,
     first_key,
     kind_of,
     list_of,
@@ -20,7 +19,7 @@ from rewardsmith.data.fields import (
     text,
 )
 from rewardsmith.data.options import ReadOptions
-from rewardsmith.data.parts import PAIR_KEYS, Parts, has, order, pair_keys, prompt_of, split_dialogues
+from rewardsmith.data.parts import PAIR_KEYS, Parts, answered, has, order, own_prompt, pair_keys, split_dialogues
 from rewardsmith.data.schema import Message, Messages, preference_between
 from rewardsmith.errors import DataError
 
@@ -58,7 +57,8 @@ def read_pairwise(row: Row, options: ReadOptions) -> Parts:
     elif has(row, *ONE_HOT[:2]) and all(is_json_list(v) for v in (row.get("prompt"), *sides)):
         prompt, responses = split_dialogues([rounds(row["prompt"], v, k) for v, k in zip(sides, keys)], keys)
     else:
-        prompt, responses = prompt_of(row, "prompt", "context"), [answer(row[key], key) for key in keys]
+        turns = [messages(side, key, "assistant") for side, key in zip(sides, keys, strict=True)]
+        prompt, responses = answered(row, own_prompt(row, "prompt", "context"), turns, keys)
     votes, margin = verdict(row, options)
     beats = preference_between(0, 1, mean(votes), margin=margin, votes=votes if len(votes) > 1 else ())
     return Parts(prompt=prompt, responses=responses, preferences=[beats])

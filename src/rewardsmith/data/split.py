@@ -66,12 +66,12 @@ def unit_hash(text: str, seed: int) -> float:
 def opening_of(group: Group) -> str:
     """What the groups of one thread share: the first user turn, without regard to case and white space.
 
-    A prompt without a user turn gives its text. A group without a prompt (plain text whose prompt is only
-    implied by what the responses have in common) gives the first line of that, or, where they have nothing in
-    common, a hash of its content.
+    A prompt without a user turn gives its text. A group without a prompt, or with an empty one (plain text whose
+    prompt is only implied by what the responses have in common), gives the first line of that, or, where they
+    have nothing in common, a hash of its content.
     """
     for message in group.prompt:
-        if message.role == "user":
+        if message.role == "user" and message.content.strip():
             return normalised(message.content)
     said = text_of(group.prompt)
     if said.strip():

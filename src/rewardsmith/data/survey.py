@@ -21,7 +21,7 @@ from rewardsmith.data.ledger import (
     hash_turns,
     mix,
 )
-from rewardsmith.data.schema import Group, text_of
+from rewardsmith.data.schema import Group, is_blank, text_of
 from rewardsmith.data.split import SHORTEST_PREFIX, common_prefix, opening_of
 
 # Shapes that write the responses in an order of their own. Elsewhere the chosen side is first by definition.
@@ -153,7 +153,8 @@ class Survey:
         """Enter the group's hashes, and check what they say about the group itself."""
         prompt = hash_turns(group.prompt)
         keys = [hash_turns(response) for response in group.responses]
-        self.prompts.add(mix(prompt), place)
+        if not is_blank(group.prompt):  # groups without a prompt do not share one
+            self.prompts.add(mix(prompt), place)
         self.contents.add(mix(prompt, *sorted(keys)), place)
         if self.openings is not None:
             self.openings.add(mix(hash_text(opening_of(group))), place)
@@ -256,4 +257,4 @@ def prompt_and_responses(group: Group) -> str:
 
 def prompt_text(group: Group) -> str:
     """A group's prompt, or where it has none the opening that is implied."""
-    return text_of(group.prompt) or opening_of(group)
+    return text_of(group.prompt) if not is_blank(group.prompt) else opening_of(group)

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewardsmith.data.advice import Warnings, relative
-from rewardsmith.data.forecast import load_tokenizer, token_forecast
+from rewardsmith.data.forecast import GroupRenderer, token_forecast
 from rewardsmith.data.ledger import Found, Ledger, Places, quantiles
 from rewardsmith.data.near import near_duplicates, near_matches
+from rewardsmith.data.options import NO_PROMPT
 from rewardsmith.data.readers import FileReport, ReadOptions, ReadReport, read_groups
 from rewardsmith.data.schema import Group
 from rewardsmith.data.surface import surface_baseline
@@ -37,7 +38,7 @@ def check_files(
     read_options: ReadOptions | None = None,
     *,
     eval_paths: Paths = (),
-    tokenizer: Any = None,
+    renderer: GroupRenderer | None = None,
     max_length: int = 1024,
     seed: int = 0,
     progress: Callable[[int], object] | None = None,
@@ -45,18 +46,18 @@ def check_files(
     """Everything `data check` knows about the files, ready for JSON.
 
     eval_paths  held-out files, read with the same options: what they share with `paths` is reported
-    tokenizer   a name, a folder or a loaded tokenizer, for lengths in tokens; max_length is in tokens too
+    renderer    groups to tokens as training does it (a `text.render.Renderer`), for lengths in tokens. Its own
+                limit should be far above max_length, or longer inputs are cut before they are measured
+    max_length  the length in tokens that the forecast is for
     seed        of the samples and folds: the same seed and files give the same result
     progress    told how many more groups were read
 
     Keys: shape, files, rows, groups, pairs, dropped [{file, line, reason}], warnings [{kind, level, count,
     message, action, examples [{where, text}]}], labels, k, turns, roles, tags, lengths (characters), tokens (None
-    without a tokenizer), surface_baseline, sample, eval (None without eval_paths), seed.
+    without a renderer), surface_baseline, sample, eval (None without eval_paths), seed.
 
-    Raises DataError as `read_groups` does, ModelError where the tokenizer cannot be loaded.
+    Raises DataError as `read_groups` does.
     """
-    if tokenizer is not None:
-        tokenizer = load_tokenizer(tokenizer)  # before minutes of reading
     options = read_options if read_options is not None else ReadOptions()
     has_eval = isinstance(eval_paths, str | Path) or len(eval_paths) > 0
     places = Places()
@@ -75,7 +76,7 @@ def check_files(
         "roles": dict(survey.counts.roles.most_common()),
         "tags": {name: dict(values.most_common()) for name, values in sorted(survey.tags.items())},
         "lengths": lengths(survey),
-        "tokens": None if tokenizer is None else token_forecast(sample, tokenizer, max_length, seed),
+        "tokens": None if renderer is None else token_forecast(sample, renderer, max_length, seed),
         "surface_baseline": surface_baseline(sample, seed, of_groups=survey.sample.seen),
         "sample": {"groups": len(sample), "of_groups": survey.sample.seen},
         "eval": None if held_out is None else overview(eval_report, held_out.counts),
@@ -230,6 +231,8 @@ def reader_warnings(warnings: Warnings, report: ReadReport) -> None:
         examples = [(f"{row.file}:{row.line}", row.reason) for row in rows[:5]]
         warnings.add(kind, len(rows), examples)
     for remark in report.warnings:
+        if f": {NO_PROMPT} (" in remark:
+            continue  # the survey says so, with examples
         warnings.add("reader", 1, [], about=remark)
 
 
@@ -311,4 +314,5 @@ def token_warnings(warnings: Warnings, tokens: dict[str, Any] | None) -> None:
     prompts = round((tokens["prompts_cut"] or 0) * tokens["groups"])
     warnings.add("answers_cut", answers, [], about=about)
     warnings.add("prompts_cut", prompts, [], about=about)
-    warnings.add("template_refuses", tokens["refused"], [])
+    refused = [(example["source"], example["reason"]) for example in tokens["refused_examples"]]
+    warnings.add("template_refuses", tokens["refused"], refused)

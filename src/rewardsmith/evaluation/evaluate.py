@@ -67,15 +67,14 @@ def evaluate_rows(
     length_correlation       Spearman of reward and length: `within_prompt` (mean over prompts), `pooled`
     slices                   accuracy by tag
 
-    Raises DataError where a reward is not finite, naming the response.
+    Raises DataError where rewards or lengths do not fit their groups, and where one is missing or not finite,
+    naming the group and the response.
     """
-    assert len(groups) == len(rewards), "one array of rewards per group"
-    rewards_by_group = [_checked(group, row) for group, row in zip(groups, rewards)]
+    rewards_by_group = _checked(groups, rewards, "reward")
     if token_lengths is None:
         lengths = [character_lengths(group) for group in groups]
     else:
-        lengths = [np.asarray(row, np.float64) for row in token_lengths]
-    assert len(lengths) == len(groups), "one array of lengths per group"
+        lengths = _checked(groups, token_lengths, "length")
     prompts = _prompt_numbers(groups)
     rows = pair_rows(groups, rewards_by_group, lengths)
     decided = rows.where(rows.probability_P != TIE)
@@ -118,16 +117,30 @@ def pair_rows(groups: Sequence[Group], rewards: Sequence[Floats], lengths: Seque
     )
 
 
-def _checked(group: Group, rewards: ArrayLike) -> Floats:
-    rewards_K = np.asarray(rewards, dtype=np.float64)
-    assert rewards_K.shape == (len(group.responses),), "one reward per response"
-    if not np.isfinite(rewards_K).all():
-        k = int(np.flatnonzero(~np.isfinite(rewards_K))[0])
+def _checked(groups: Sequence[Group], rows: Sequence[ArrayLike], what: str) -> list[Floats]:
+    """One array per group with one finite number per response, or DataError."""
+    if len(rows) != len(groups):
+        raise DataError(f"{len(rows)} rows of {what}s for {len(groups)} groups; give one a group, in order")
+    return [_checked_row(group, row, what) for group, row in zip(groups, rows)]
+
+
+def _checked_row(group: Group, row: ArrayLike, what: str) -> Floats:
+    where = group.source or f"group {group.id}"
+    try:
+        row_K = np.asarray(row, dtype=np.float64)  # None becomes NaN
+    except (TypeError, ValueError):
+        raise DataError(f"{where}: the {what}s are not one number per response") from None
+    if row_K.shape != (len(group.responses),):
         raise DataError(
-            f"{group.source or 'group ' + group.id}: the reward of response {k} is {rewards_K[k]}, not a"
-            " finite number; leave the group out or mend the scorer"
+            f"{where}: {what}s of shape {list(row_K.shape)} for {len(group.responses)} responses; give one a response"
         )
-    return rewards_K
+    if not np.isfinite(row_K).all():
+        k = int(np.flatnonzero(~np.isfinite(row_K))[0])
+        raise DataError(
+            f"{where}: the {what} of response {k} is missing or not finite ({row_K[k]}); "
+            "leave the group out or mend the scorer"
+        )
+    return row_K
 
 
 def _prompt_numbers(groups: Sequence[Group]) -> Ints:

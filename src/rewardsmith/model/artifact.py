@@ -25,9 +25,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from rewardsmith.data.schema import Group, Message
 from rewardsmith.errors import ConfigError, ModelError
-from rewardsmith.model.load import Base, first_line, head_of, load_base
+from rewardsmith.model.load import Base, first_line, forget_quantization, head_of, load_base, refuse_layers_between
 from rewardsmith.model.reward_model import RewardModel, rows_of
-from rewardsmith.text.pack import PackedBatch, pack
+from rewardsmith.progress import say
+from rewardsmith.text.pack import PackedBatch, pack, pack_rows
 from rewardsmith.text.render import Encoded, RenderConfig, Renderer
 
 META = "reward_model.json"
@@ -69,6 +70,7 @@ def load_reward_model(
     render = RenderConfig(
         max_length=contract.get("max_length") or default_max_length(base),
         max_response_length=max_response_length or contract.get("max_response_length"),
+        overlong=contract.get("truncation", "cut-prompt"),
     )
     renderer = Renderer(base.tokenizer, render)
     stated = meta.get("render", {}).get("template_sha256")
@@ -164,6 +166,7 @@ def save_reward_model(
         write_for_older_readers(folder)
         if probe:
             meta["parity"] = parity(merged, probe, folder)
+            warn_if_not_at_par(meta["parity"], meta["dtype"])
         if extra is not None:
             extra(folder)
         (folder / META).write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -176,11 +179,11 @@ def write_for_older_readers(folder: Path) -> None:
     Version 4 (which peers still pin) reads rope_theta at the top level, silently takes 10000 where it is not
     there, and does not know the class name TokenizersBackend. Version 5 reads both places alike.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    rope = config.get("rope_parameters") or {}
-    if "rope_theta" in rope:
-        config.setdefault("rope_theta", rope["rope_theta"])
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    config_file = folder / "config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    older = older_rope(config.get("rope_parameters") or {})
+    if older:
+        config_file.write_text(json.dumps({**older, **config}, indent=2) + "\n", encoding="utf-8")
     file = folder / "tokenizer_config.json"
     tokenizer = json.loads(file.read_text(encoding="utf-8"))
     for traces_of_this_machine in ("is_local", "local_files_only", "name_or_path"):
@@ -189,6 +192,17 @@ def write_for_older_readers(folder: Path) -> None:
         tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
         tokenizer.setdefault("model_input_names", ["input_ids", "attention_mask"])
     file.write_text(json.dumps(tokenizer, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def older_rope(rope: dict[str, Any]) -> dict[str, Any]:
+    """rope_parameters in the words of transformers 4 (Gemma 3 has one set per kind of layer)."""
+    full, local = rope.get("full_attention", rope), rope.get("sliding_attention", {})
+    older = {key: full[key] for key in ("rope_theta", "partial_rotary_factor") if key in full}
+    if full.get("rope_type", "default") != "default":
+        older["rope_scaling"] = {k: v for k, v in full.items() if k not in ("rope_theta", "partial_rotary_factor")}
+    if "rope_theta" in local:
+        older["rope_local_base_freq"] = local["rope_theta"]
+    return older
 
 
 def stock_classifier(model: RewardModel) -> PreTrainedModel:
@@ -206,10 +220,8 @@ def stock_classifier(model: RewardModel) -> PreTrainedModel:
     with torch.device("meta"):
         stock = cls(config)
     setattr(stock, stock.base_model_prefix, model.trunk)
-    head = head_of(stock)
-    if head is None:
-        raise ModelError(f"{cls.__name__} has no plain linear head; a {config.model_type} trunk cannot be saved")
-    name = "score" if stock.__dict__.get("_modules", {}).get("score") is head else "classifier"
+    name, head = head_of(stock)
+    refuse_layers_between(stock, name)
     own = nn.Linear(head.in_features, 1, bias=head.bias is not None)
     own.weight = model.value_head.weight
     if own.bias is not None:
@@ -225,7 +237,11 @@ def merge_adapters(model: RewardModel) -> RewardModel:
     trunk: Any = model.trunk
     if not hasattr(trunk, "merge_and_unload"):
         return model
-    merged = RewardModel(copy.deepcopy(trunk).merge_and_unload(), pooling=model.pooling)
+    whole = copy.deepcopy(trunk).merge_and_unload()
+    if getattr(whole, "is_quantized", False):
+        whole = whole.dequantize()  # QLoRA: the artifact holds plain weights
+        forget_quantization(whole)
+    merged = RewardModel(whole, pooling=model.pooling, path=model.path)
     merged.value_head = model.value_head
     return merged.eval()
 
@@ -269,9 +285,17 @@ def parity(model: RewardModel, probe: Sequence[Encoded], folder: Path) -> dict[s
     }
 
 
-def _one(row: Sequence[int]) -> PackedBatch:
-    from rewardsmith.text.pack import pack_rows
+def warn_if_not_at_par(figures: dict[str, Any], dtype: str) -> None:
+    """Say loudly where transformers' own class, read back from the folder, gives other rewards."""
+    allowed = 0.01 if dtype == "float32" else 0.2  # share of the rewards' spread: rounding is far below
+    if figures["tolerance"] > allowed * max(figures["reward_spread"], 1e-3):
+        say(
+            f"warning: other ways to score this folder differ by {figures['tolerance']:.2g} "
+            f"(rewards spread {figures['reward_spread']:.2g}): use it through rewardsmith only"
+        )
 
+
+def _one(row: Sequence[int]) -> PackedBatch:
     return pack_rows([[row]], [0])
 
 

@@ -19,6 +19,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from rewardsmith.errors import ModelError
 from rewardsmith.text.pack import Layout
 
 NAME = "rewardsmith_packed"
@@ -36,6 +37,7 @@ def packed_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Returns [1, T, H, D] (and no attention weights), as transformers' interface wants it.
@@ -43,6 +45,8 @@ def packed_attention(
     Source of the interface: transformers.AttentionInterface.
     """
     assert layout is not None, "packed attention needs the batch's layout; use RewardModel, not the bare trunk"
+    if s_aux is not None:
+        raise ModelError("attention sinks are not part of packed attention")
     rows = [t[0].transpose(0, 1) for t in (query_1HTD, key_1JTD, value_1JTD)]
     outputs = []
     for bucket in layout.buckets:

@@ -115,16 +115,38 @@ def _load_weights(
 ) -> Base:
     options = {**options, "dtype": dtype, **_quantization(quantize)}
     if config is not None and is_reward_model(config):
-        model = AutoModelForSequenceClassification.from_pretrained(source, **options)
-        head = head_of(model)
-        if head is None:
-            raise ModelError(f"{name}: no linear head with one output was found in {type(model).__name__}")
+        model, info = AutoModelForSequenceClassification.from_pretrained(source, output_loading_info=True, **options)
+        head_name, head = head_of(model)
+        check_loaded(name, info)
         bias = None if head.bias is None else head.bias.detach().float()
+        refuse_layers_between(model, head_name)
         return Base(name, trunk_of(model), tokenizer, head.weight.detach().float(), bias, ["kept the existing head"])
-    trunk = trunk_of(AutoModel.from_pretrained(source, **options))
+    trunk, info = AutoModel.from_pretrained(source, output_loading_info=True, **options)
+    check_loaded(name, info)
+    trunk = trunk_of(trunk)
     if name.startswith(GGUF):
         forget_quantization(trunk)
     return Base(name, trunk, tokenizer)
+
+
+def check_loaded(name: str, info: dict[str, Any]) -> None:
+    """Refuse a model whose weights are not all in its files: transformers would fill them at random.
+
+    A pooler is let through: checkpoints of masked language models have none, and it is trained here.
+    """
+    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
+    if missing:
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise ModelError(f"{name}: the files lack the weights {shown}; nothing is filled in at random")
+
+
+def refuse_layers_between(model: PreTrainedModel, head_name: str) -> None:
+    """A classifier with further layers between trunk and head is not w . h: say so instead of dropping them."""
+    places = {n.split(".")[0] for n, _ in model.named_parameters()} - {model.base_model_prefix, head_name}
+    if places:
+        raise ModelError(
+            f"{type(model).__name__} has layers between trunk and head ({', '.join(sorted(places))}): not supported"
+        )
 
 
 def _source(name: str) -> tuple[str, dict[str, Any]]:
@@ -133,6 +155,8 @@ def _source(name: str) -> tuple[str, dict[str, Any]]:
         path = Path(name)
         if path.is_file():
             raise ModelError(f"{name!r} is a file; give the folder, or gguf:{name} for a GGUF file")
+        if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
+            raise ModelError(f"{name!r} is a PEFT adapter alone; merge it into its base model first")
         if path.is_dir() and not (path / "config.json").exists():
             raise ModelError(f"model folder {name!r} has no config.json; a GGUF file is named as gguf:PATH")
         if not path.is_dir() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1):
@@ -175,13 +199,13 @@ def is_reward_model(config: Any) -> bool:
     return any("ForSequenceClassification" in a for a in architectures) and config.num_labels == 1
 
 
-def head_of(model: PreTrainedModel) -> nn.Linear | None:
-    """The one-output linear layer of a sequence classifier, whatever its family calls it."""
+def head_of(model: PreTrainedModel) -> tuple[str, nn.Linear]:
+    """(name, layer) of a sequence classifier's one-output linear head. Raises ModelError where there is none."""
     for name in ("score", "classifier"):
         layer = getattr(model, name, None)
         if isinstance(layer, nn.Linear) and layer.out_features == 1:
-            return layer
-    return None
+            return name, layer
+    raise ModelError(f"{type(model).__name__} has no plain linear head with one output: not supported")
 
 
 def forget_quantization(model: PreTrainedModel) -> None:
@@ -196,7 +220,9 @@ def forget_quantization(model: PreTrainedModel) -> None:
 def give_distinct_pad(base: Base) -> None:
     """Make pad an id of its own: where pad = eos, other tools never pool the eos that closes an answer."""
     tokenizer, trunk = base.tokenizer, base.trunk
-    taken = {tokenizer.eos_token_id, trunk.config.get_text_config().eos_token_id}
+    text_config = trunk.config.get_text_config()
+    eos = getattr(text_config, "eos_token_id", None)  # one id, several (Llama 3), or none
+    taken = {tokenizer.eos_token_id, *(eos if isinstance(eos, list | tuple) else [eos])}
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in taken:
         vocabulary = tokenizer.get_vocab()
         free = [t for t in PAD_CANDIDATES if t in vocabulary and vocabulary[t] not in {*taken, tokenizer.bos_token_id}]
@@ -204,10 +230,11 @@ def give_distinct_pad(base: Base) -> None:
             tokenizer.pad_token = free[0]
         else:
             tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
-            if len(tokenizer) > trunk.config.get_text_config().vocab_size:
-                trunk.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+            if len(tokenizer) > text_config.vocab_size:
+                embeddings: Any = trunk.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+                embeddings.weight.data[tokenizer.pad_token_id].zero_()  # never attended to; the same in every run
         base.notes.append(f"pad token set to {tokenizer.pad_token!r} (it was missing or the same as eos)")
-    for config in {id(c): c for c in (trunk.config, trunk.config.get_text_config())}.values():
+    for config in {id(c): c for c in (trunk.config, text_config)}.values():
         config.pad_token_id = tokenizer.pad_token_id
 
 

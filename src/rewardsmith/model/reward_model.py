@@ -48,8 +48,13 @@ class RewardModel(nn.Module):
         config = self.trunk.config
         if getattr(config, "is_encoder_decoder", False):
             raise ModelError(f"{config.model_type} is an encoder-decoder: a decoder or an encoder is needed")
+        # What the model was loaded with: transformers chose it (eager where SDPA lacks soft-capping or sinks).
+        loaded = config._attn_implementation
+        self._stock_attention = "eager" if loaded in (None, attention.NAME) else loaded
+        if loaded == attention.NAME and not getattr(config.get_text_config(), "attn_logit_softcapping", None):
+            self._stock_attention = "sdpa"
         self.pooling: Pooling = pooling or ("last" if is_decoder(self.trunk) else "cls")
-        self.value_head = nn.Linear(hidden_size(config), 1, bias=False, dtype=torch.float32)
+        self.value_head = nn.Linear(hidden_size(config), 1, bias=False, dtype=torch.float32, device=self.trunk.device)
         # Stiennon et al. 2020 (2009.01325), appendix: std 1 / sqrt(hidden + 1), so that first rewards are about 1.
         nn.init.normal_(self.value_head.weight, std=(hidden_size(config) + 1) ** -0.5)
         self.path_reason = ""
@@ -72,7 +77,7 @@ class RewardModel(nn.Module):
         so pad and eos may share an id.
         """
         if batch is not None:
-            return self._forward_packed(batch) if self.path == "packed" else self._forward_rows(rows_of(batch))
+            return self._forward_packed(batch) if self.path == "packed" else self._forward_buckets(batch)
         if input_ids is None or input_ids.ndim != 2:
             raise ModelError("input_ids must be [batch, length]")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -94,6 +99,17 @@ class RewardModel(nn.Module):
             layout=batch.layout,
         ).last_hidden_state[0]
         return self._read(hidden_TH.index_select(0, batch.last_R))
+
+    def _forward_buckets(self, batch: PackedBatch) -> torch.Tensor:
+        """The padded path over a packed batch, one rectangle per bucket of similar lengths."""
+        places = batch.last_R.tolist()
+        rewards: dict[int, torch.Tensor] = {}
+        for bucket in batch.layout.buckets:
+            paths = bucket.index_NL.tolist()
+            rows = [batch.token_ids_T[path[: path.index(path[-1]) + 1]].tolist() for path in paths]
+            for path, reward in zip(paths, self._forward_rows(rows), strict=True):
+                rewards[path[-1]] = reward
+        return torch.stack([rewards[last] for last in places])
 
     def _forward_rows(self, rows: list[list[int]]) -> torch.Tensor:
         """One row per response, right padded: exact for causal models of every kind, and for masked encoders."""
@@ -138,8 +154,8 @@ class RewardModel(nn.Module):
         n = min(self.trunk.config.get_text_config().vocab_size, 97) - 1
         token = [1 + (7 * i) % n for i in range(29)]
         rows = [token[:9] + token[9:16], token[:9] + token[16:21], token[21:29]]
-        was_training = self.training
-        self.eval()
+        was_training = self.trunk.training
+        self.trunk.eval()
         try:
             padded = self._forward_rows(rows)
             self._use("packed")
@@ -150,7 +166,7 @@ class RewardModel(nn.Module):
             self.path_reason = f"the model does not take packed input ({type(error).__name__})"
             return False
         finally:
-            self.train(was_training)
+            self.trunk.train(was_training)
         self._use("padded")
         scale = padded.abs().mean().clamp(min=1e-3)
         # A half-precision trunk rounds along both paths: eight bits are left for the comparison.
@@ -159,12 +175,6 @@ class RewardModel(nn.Module):
             self.path_reason = "packed and padded rewards differ: layers mix tokens outside attention"
             return False
         return True
-
-    @property
-    def _stock_attention(self) -> str:
-        # Soft-capped logits exist in transformers' eager attention only.
-        config = self.trunk.config.get_text_config()
-        return "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
 
 
 def reward_model_loss(
@@ -225,5 +235,5 @@ def hidden_size(config: Any) -> int:
 
 def pad_id(config: Any) -> int:
     """Any id will do under a mask; the configured one where there is one."""
-    text = config.get_text_config()
-    return 0 if text.pad_token_id is None else int(text.pad_token_id)
+    pad = getattr(config.get_text_config(), "pad_token_id", None)
+    return 0 if pad is None else int(pad)

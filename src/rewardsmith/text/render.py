@@ -250,18 +250,27 @@ class Renderer:
                 self._drop(group, f"{limit + overflow} tokens, more than --max-length {limit}")
                 return None
             # Position 0 stays when it is a special token: models lean on their first token (attention sink).
-            head = 1 if prefix > 0 and ids[0][0] in self._first_specials() else 0
-            cut = min(overflow, max(prefix - head, 0))
+            head = 1 if ids[0][0] in self._first_specials() else 0
+            cut = min(overflow, max(self._prompt_length(group, ids) - head, 0))
             ids = [row[:head] + row[head + cut :] for row in ids]
-            prefix -= cut
+            prefix = max(prefix - cut, 0)
             flags = [flag or ("prompt" if cut else "") for flag in flags]
             for k, row in enumerate(ids):
                 if len(row) > limit:  # the answer alone is too long: its beginning goes, its end stays
                     ids[k], flags[k] = row[:head] + row[head + len(row) - limit :], "response"
             prefix = min(prefix, common_prefix_length(ids))
-        self.report.prompts_cut += int("prompt" in flags)
+            self.report.prompts_cut += int(cut > 0)
         self.report.responses_cut += flags.count("response")
         return Encoded(group, tuple(np.asarray(row, dtype=np.int32) for row in ids), prefix, tuple(flags))
+
+    def _prompt_length(self, group: Group, ids: Sequence[Sequence[int]]) -> int:
+        """How many leading tokens of every row are the prompt's: those that another answer would have too.
+
+        The shared prefix is no measure of it: one response shares with nobody, and answers may begin alike.
+        """
+        other = self.text(group.prompt, (Message("assistant", PROBE),), group)
+        other_ids = self.tokenizer(other, add_special_tokens=False)["input_ids"]
+        return min(common_prefix_length([row, other_ids]) for row in ids)
 
     def _first_specials(self) -> set[int]:
         tokenizer = self.tokenizer

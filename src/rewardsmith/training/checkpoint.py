@@ -2,7 +2,7 @@
 
     <run>/state-00000123/     tensors.safetensors (trained weights, optimiser, random state), state.json
     <run>/metrics.jsonl       one line per step; cut back to the state's step on resume
-    <run>/best.safetensors    trained weights of the best evaluation
+    <run>/best-00000120.safetensors    trained weights of the best evaluation, by its step
 
 A state folder is written under another name, flushed and renamed, then older ones go: whenever the process
 dies, one whole state is there.
@@ -94,17 +94,20 @@ def states(run: Path) -> list[Path]:
     return sorted(run.glob(f"{PREFIX}*"))
 
 
-def save_best(run: Path, modules: dict[str, nn.Module]) -> None:
-    """Keep the trained weights of the best evaluation so far."""
+def save_best(run: Path, step: int, modules: dict[str, nn.Module]) -> None:
+    """Keep the trained weights of the best evaluation so far, and those of the one before until a state knows."""
+    known = sorted(run.glob("best-*.safetensors"))
+    for old in known[:-1]:
+        old.unlink()
     writing = run / ".best.writing"
     save_file({n: t.cpu().contiguous() for n, t in trained_weights(modules).items()}, writing)
     flush(writing)
-    os.replace(writing, run / "best.safetensors")
+    os.replace(writing, run / f"best-{step:08d}.safetensors")
 
 
-def load_best(run: Path, modules: dict[str, nn.Module]) -> None:
-    """Put the best evaluation's weights back."""
-    load_weights(modules, load_file(run / "best.safetensors"))
+def load_best(run: Path, step: int, modules: dict[str, nn.Module]) -> None:
+    """Put the weights of the best evaluation, that of `step`, back."""
+    load_weights(modules, load_file(run / f"best-{step:08d}.safetensors"))
 
 
 def cut_metrics(file: Path, step: int) -> None:

@@ -94,9 +94,16 @@ class TrainConfig:
             raise ConfigError("--data: give at least one preference file")
         if self.data_weights and len(self.data_weights) != len(self.data):
             raise ConfigError(f"--data-weights: {len(self.data_weights)} weights for {len(self.data)} files")
-        for name, low in (("epochs", 1), ("batch_size", 1), ("tokens_per_batch", 16), ("save_every", 1)):
-            if getattr(self, name) < low:
-                raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at least {low}")
+        lowest = {
+            "epochs": 1, "batch_size": 1, "tokens_per_batch": 16, "save_every": 1, "limit": 1, "eval_every": 0,
+            "early_stopping": 0, "lora_rank": 0, "seed": 0, "weight_decay": 0, "max_grad_norm": 0, "train_layers": 0,
+        }  # fmt: skip
+        for name, low in lowest.items():
+            value = getattr(self, name)
+            if value is not None and not (value >= low):
+                raise ConfigError(f"--{name.replace('_', '-')} {value}: give at least {low}")
+        if not Path(self.output).name:
+            raise ConfigError(f"--output {self.output!r}: give a folder of its own")
         if not self.learning_rate > 0:
             raise ConfigError(f"--learning-rate {self.learning_rate}: give a number above 0")
         if not 0 <= self.warmup_ratio < 1:

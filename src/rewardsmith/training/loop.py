@@ -14,6 +14,7 @@ import shutil
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -23,15 +24,15 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, gather_object
 
 from rewardsmith.data.options import ReadReport
 from rewardsmith.data.readers import read_groups
 from rewardsmith.data.schema import Group
 from rewardsmith.data.split import side_of
 from rewardsmith.errors import ConfigError, DataError, Interrupted, TrainingError
-from rewardsmith.model.artifact import META, build, read_meta, save_reward_model
-from rewardsmith.model.load import load_base
+from rewardsmith.model.artifact import META, build, read_meta, save_reward_model, stock_classifier
+from rewardsmith.model.load import Base, first_line, load_base
 from rewardsmith.progress import Bar, clock, say
 from rewardsmith.text.pack import pack, plan_batches
 from rewardsmith.text.render import Encoded, Renderer
@@ -42,7 +43,7 @@ from rewardsmith.training.optim import choose_parameters, make_optimizer, rate_f
 
 SYNC_EVERY = 10  # steps between two looks at the numbers on a GPU; on a CPU looking is free
 METRICS = "metrics.jsonl"
-FREE_TO_CHANGE = ("resume", "overwrite", "tracker", "save_every")  # options that decide no number
+FREE_TO_CHANGE = ("resume", "overwrite", "tracker", "save_every", "output")  # options that decide no number
 
 
 def train(config: TrainConfig, *, quiet: bool = False) -> dict[str, Any]:
@@ -62,8 +63,7 @@ def _check_output(config: TrainConfig) -> dict[str, Any] | None:
     output, run = Path(config.output), config.run_folder
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output {config.output} is a file; give a folder")
-    if config.resume and (output / META).is_file():
-        shutil.rmtree(run, ignore_errors=True)
+    if config.resume and (output / META).is_file() and not checkpoint.states(run):
         say(f"{output} is complete: nothing to resume")
         return read_meta(output)
     if output.is_dir() and any(output.iterdir()) and not config.overwrite:
@@ -112,6 +112,10 @@ def load_data(config: TrainConfig, renderer: Renderer) -> tuple[Data, Data]:
     if not train_data.encoded:
         reason = train_data.left_out[0]["reason"] if train_data.left_out else "no group has a preference"
         raise DataError(f"nothing to train on in {', '.join(config.data)}: {reason}")
+    if config.eval_fraction and not eval_data.encoded:
+        raise DataError(
+            f"--eval-fraction {config.eval_fraction} holds out no prompt of {len(sides['train'])}: raise it"
+        )
     if config.eval_data and not any(item.group.preferences for item in eval_data.encoded):
         raise DataError(f"nothing to evaluate on in {', '.join(config.eval_data)}: no group has a preference")
     return train_data, eval_data
@@ -123,25 +127,58 @@ def _encode(groups: Sequence[Group], renderer: Renderer, config: TrainConfig, re
     if config.render.max_response_length is None:
         # An answer that does not fit whole would be judged by a part: better left out than trained on.
         encoded = [item for item in encoded if "response" not in item.truncated]
-    return Data(encoded, report, _named(groups, encoded, renderer))
+    return Data(encoded, report, _named(groups, useful, encoded, renderer))
 
 
-def _named(groups: Sequence[Group], encoded: Sequence[Encoded], renderer: Renderer) -> list[dict[str, str]]:
+def _named(
+    groups: Sequence[Group], useful: Sequence[Group], encoded: Sequence[Encoded], renderer: Renderer
+) -> list[dict[str, str]]:
     """Every group that is not trained on, with the reason."""
     kept = {id(item.group) for item in encoded}
+    says_something = {id(group) for group in useful}
     reasons = {d["group"]: d["reason"] for d in renderer.report.dropped}
     return [
         {
             "group": g.id,
             "source": g.source,
-            "reason": reasons.get(
-                g.id,
-                "an answer is longer than --max-length" if g.preferences else "no preference between its responses",
-            ),
+            "reason": reasons.get(g.id, "an answer is longer than --max-length")
+            if id(g) in says_something
+            else "nothing to learn from: no preference that counts",
         }
         for g in groups
         if id(g) not in kept
     ]
+
+
+def _accelerator(config: TrainConfig, precision: str, cpu: bool) -> Accelerator:
+    AcceleratorState._reset_state()  # accelerate keeps the last run's precision for the whole process
+    trackers = None if config.tracker == "none" else [config.tracker]
+    try:
+        accelerator = Accelerator(
+            mixed_precision=precision,
+            cpu=cpu,
+            log_with=trackers,
+            project_dir=f"{config.output}.logs" if trackers else None,
+            # A step's batches are added up here; a launcher's setting must not do it a second time.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        )
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"accelerate cannot start: {first_line(error)}") from None
+    if trackers and not accelerator.log_with:
+        raise ConfigError(f"--tracker {config.tracker} is not installed: pip install {config.tracker}")
+    served = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+    if accelerator.distributed_type not in served:
+        raise ConfigError(f"{accelerator.distributed_type.value} is not supported: start with plain data parallel")
+    return accelerator
+
+
+def check_length(max_length: int, base: Base) -> None:
+    """Refuse a length beyond a table of positions. Rotary positions have no table, only a length they know."""
+    tables = ("position_embeddings", "wpe", "embed_positions")
+    if any(name.split(".")[-2] in tables for name, _ in base.trunk.named_parameters() if "." in name):
+        limit = int(base.trunk.config.get_text_config().max_position_embeddings)
+        if max_length > limit:
+            raise ConfigError(f"--max-length {max_length}: the model has {limit} positions; give --max-length {limit}")
 
 
 class Run:
@@ -152,18 +189,14 @@ class Run:
         cpu = config.device == "cpu" or not torch.cuda.is_available()
         device = torch.device("cpu" if cpu else "cuda")
         self.precision = resolve_precision(config.precision, device)
-        trackers = None if config.tracker == "none" else [config.tracker]
-        AcceleratorState._reset_state()  # accelerate keeps the last run's precision for the whole process
-        try:
-            self.accelerator = Accelerator(
-                mixed_precision=self.precision, cpu=cpu, log_with=trackers, project_dir=str(config.run_folder)
-            )
-        except (ImportError, ValueError) as error:
-            raise ConfigError(f"--tracker {config.tracker}: {str(error).splitlines()[0]}") from None
+        self.accelerator = _accelerator(config, self.precision, cpu)
         self.tell(f"loading {config.model}")
+        torch.manual_seed(config.seed)  # a pooler or a pad row that the files lack is the same in every run
         base = load_base(config.model, quantize=config.quantize, trust_remote_code=config.trust_remote_code)
         torch.manual_seed(config.seed)
         self.model = build(base)
+        stock_classifier(self.model)  # what cannot be saved is refused now, not after training
+        check_length(config.render.max_length, base)
         if config.gradient_checkpointing:
             self.model.trunk.gradient_checkpointing_enable({"use_reentrant": False})
         notes = [*base.notes, *choose_parameters(self.model, config)]
@@ -172,7 +205,7 @@ class Run:
         self.renderer = Renderer(base.tokenizer, config.render)
         self.loss = PreferenceLoss(config.loss)
         self.train_data, self.eval_data = load_data(config, self.renderer)
-        for note in notes + self._data_notes():
+        for note in [*notes, *self._data_notes()]:
             self.tell(note)
         self.optimizer = make_optimizer(self.model, self.loss, config)
         self.loss.to(self.accelerator.device)
@@ -183,7 +216,8 @@ class Run:
         self.total_steps = self.steps_per_epoch * config.epochs
         self.state: dict[str, Any] = {"best": None, "last": None, "bad_evaluations": 0, "tokens": 0, "seconds": 0.0}
         self.pending: list[dict[str, Any]] = []  # steps whose numbers are still on the device
-        self.interrupted = False
+        self.interrupted = False  # a signal reached this process
+        self.stopping = False  # all processes know
 
     # -- the line -----------------------------------------------------------------------------------------
 
@@ -208,6 +242,7 @@ class Run:
                 items = self._step_items(step)
                 self._train_step(step, items)
                 step += 1
+                self._agree_on_interrupt()
                 pairs += sum(len(item.group.preferences) for item in items)
                 self.state["seconds"] = time.monotonic() - started
                 if self._looks_at(step):
@@ -216,12 +251,20 @@ class Run:
                 bar.advance(note=self._note(pairs / seconds, (self.state["tokens"] - tokens_before) / seconds))
                 if self._evaluates_at(step):
                     self._evaluate_and_keep(step)
-                if self.interrupted or (step % config.save_every == 0 and step < self.total_steps):
+                if self.stopping or step % config.save_every == 0 or step == self.total_steps:
                     self._save(step)
-                if self.interrupted and step < self.total_steps:
+                if self.stopping and step < self.total_steps:
                     raise Interrupted(f"stopped at step {step} of {self.total_steps}, state saved; go on with --resume")
         self._flush()
         return self._finish(step)
+
+    def _agree_on_interrupt(self) -> None:
+        """A signal may reach one process only; all of them must stop at the same step, or they wait forever."""
+        if self.accelerator.num_processes > 1:
+            flag = torch.tensor(float(self.interrupted), device=self.accelerator.device)
+            self.stopping = bool(self.accelerator.reduce(flag, reduction="sum") > 0)
+        else:
+            self.stopping = self.interrupted
 
     def _train_step(self, step: int, items: Sequence[Encoded]) -> None:
         """One optimiser step over `items`: the loss is their weighted mean, whatever the batches."""
@@ -237,16 +280,19 @@ class Run:
             packed = pack(part).to(accelerator.device)
             pairs = make_pair_batch([item.group for item in part], packed.first_row_G, total, config.loss)
             last = n == len(mine) - 1
-            with accelerator.accumulate() if last else accelerator.no_sync(self.parallel):
+            with nullcontext() if last else accelerator.no_sync(self.parallel):
                 rewards_R = self.parallel(batch=packed)
                 output = self.loss(rewards_R, pairs.to(accelerator.device))
                 # Processes average their gradients; the step's loss is the sum of its parts.
                 accelerator.backward(output.loss * (0.0 if idle else world))
             self._record(record, part, output, rewards_R, packed.n_tokens, idle)
+        for parameter in self.loss.parameters():  # outside the parallel model, so not averaged with it
+            if parameter.grad is not None:
+                parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
         norm = self._clip()
         self._look_before_leap(record, norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * rate_factor(step, self.total_steps, config)
+            group["lr"] = group["peak"] * rate_factor(step, self.total_steps, config)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         record["sums"]["grad_norm"] = norm
@@ -285,6 +331,7 @@ class Run:
             "margin": output.margin,
             "reward_sum": rewards_R.detach().sum(),
             "n_rewards": torch.tensor(float(len(rewards_R)), device=rewards_R.device),
+            "tokens": torch.tensor(float(tokens), device=rewards_R.device),
         }
         if idle:
             sums = {name: value * 0 for name, value in sums.items()}
@@ -319,7 +366,7 @@ class Run:
     def _looks_at(self, step: int) -> bool:
         on_cpu = self.accelerator.device.type == "cpu"
         due = step % SYNC_EVERY == 0 or step % self.config.save_every == 0 or self._evaluates_at(step)
-        return on_cpu or due or self.interrupted or step == self.total_steps
+        return on_cpu or due or self.stopping or step == self.total_steps
 
     def _flush(self) -> None:
         """Bring the pending steps' numbers to the CPU in one go, check and log them."""
@@ -343,7 +390,7 @@ class Run:
                     "reward_mean": v["reward_sum"] / v["n_rewards"],
                     "grad_norm": v["grad_norm"],
                     "learning_rate": record["lr"],
-                    "tokens": record["tokens"],
+                    "tokens": int(v["tokens"]),
                 }
             )
         self.last_line = lines[-1]
@@ -376,15 +423,16 @@ class Run:
     def _evaluate_and_keep(self, step: int) -> None:
         metrics = self.evaluate()
         self._log([{"step": step, **{f"eval_{k}": v for k, v in metrics.items()}}])
-        self.tell(f"step {step}: held-out accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f}")
+        accuracy = "none (ties only)" if metrics["accuracy"] is None else f"{metrics['accuracy']:.4f}"
+        self.tell(f"step {step}: held-out accuracy {accuracy}, loss {metrics['loss']:.4f}")
         self.state["last"] = {"step": step, "metrics": metrics}
-        key = [metrics["accuracy"], -metrics["loss"]]
+        key = [metrics["accuracy"] or 0.0, -metrics["loss"]]
         best = self.state["best"]
         if best is None or key > best["key"]:
             self.state["best"] = {"step": step, "metrics": metrics, "key": key}
             self.state["bad_evaluations"] = 0
             if self.config.keep_best and self.main:
-                checkpoint.save_best(self.config.run_folder, self.modules)
+                checkpoint.save_best(self.config.run_folder, step, self.modules)
         else:
             self.state["bad_evaluations"] += 1
 
@@ -397,8 +445,8 @@ class Run:
         patience = self.config.early_stopping
         return bool(patience) and self.state["bad_evaluations"] >= patience
 
-    def evaluate(self) -> dict[str, float]:
-        """Accuracy over decided pairs (a tie in reward is wrong), mean pair loss and mean reward, held out."""
+    def evaluate(self) -> dict[str, Any]:
+        """Accuracy over decided pairs (a tie in reward is wrong; None without any), mean pair loss, mean reward."""
         self.parallel.eval()
         rewards = self._rewards(self.eval_data.encoded)
         self.parallel.train()
@@ -414,8 +462,8 @@ class Run:
                     correct += bool(d > 0)
         everything = np.concatenate(means)
         return {
-            "accuracy": correct / decided if decided else float("nan"),
-            "loss": float(np.mean(losses)) if losses else float("nan"),
+            "accuracy": correct / decided if decided else None,
+            "loss": float(np.mean(losses)) if losses else 0.0,
             "n_pairs": decided,
             "reward_mean": float(everything.mean()),
             "reward_std": float(everything.std()),
@@ -440,7 +488,9 @@ class Run:
     def _identity(self) -> dict[str, str]:
         """What must be the same for a resumed run: each option, and the tokens of the data."""
         options = {k: repr(v) for k, v in asdict(self.config).items() if k not in FREE_TO_CHANGE}
-        options["the training data"] = self.renderer.fingerprint(self.train_data.encoded)
+        options["the training data"] = _fingerprint(self.renderer, self.train_data)
+        options["the evaluation data"] = _fingerprint(self.renderer, self.eval_data)
+        options["the precision"] = self.precision
         options["the number of processes"] = str(self.accelerator.num_processes)
         return options
 
@@ -476,13 +526,14 @@ class Run:
         config = self.config
         self.accelerator.wait_for_everyone()
         if self.kept is not None and self.kept["step"] != step:
-            checkpoint.load_best(config.run_folder, self.modules)
+            checkpoint.load_best(config.run_folder, self.kept["step"], self.modules)
             self.tell(f"keeping the weights of step {self.kept['step']}, the best evaluation")
         self.model.eval()
         probe = _some(self.eval_data.encoded or self.train_data.encoded)
         meta = self._meta(step, self._reference(probe))
         if self.main:
-            model = self.accelerator.unwrap_model(self.parallel)
+            # Without the autocast wrapper: the artifact is float32, and so are its parity figures.
+            model = self.accelerator.unwrap_model(self.parallel, keep_fp32_wrapper=False)
             meta = save_reward_model(
                 model,
                 self.renderer,
@@ -492,7 +543,7 @@ class Run:
                 overwrite=config.overwrite,
                 extra=self._copy_run,
             )
-            shutil.rmtree(config.run_folder, ignore_errors=True)
+            checkpoint.remove(config.run_folder)
         if config.tracker != "none":
             self.accelerator.end_training()
         self.tell(f"reward model in {config.output} ({clock(self.state['seconds'])} of training)")
@@ -568,6 +619,7 @@ class Run:
             notes.append(
                 f"{side}: {len(data.encoded)} groups, {data.n_pairs} pairs" + (f" (shape {shapes})" if shapes else "")
             )
+            notes += [f"warning: {warning}" for warning in data.report.warnings]
             dropped = len(data.report.dropped)
             if dropped:
                 row = data.report.dropped[0]
@@ -586,6 +638,12 @@ class Run:
                 "the chat template changes earlier turns depending on the answer: less of the prompt is shared"
             )
         return notes
+
+
+def _fingerprint(renderer: Renderer, data: Data) -> str:
+    """A hash over tokens and labels: what the numbers of a run depend on."""
+    labels = repr([(i.group.preferences, i.group.ratings, i.group.weight) for i in data.encoded])
+    return renderer.fingerprint(data.encoded) + hashlib.blake2b(labels.encode(), digest_size=8).hexdigest()
 
 
 def _some(encoded: Sequence[Encoded], tokens: int = 4096) -> list[Encoded]:

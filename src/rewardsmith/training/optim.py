@@ -13,6 +13,8 @@ from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.training.config import TrainConfig
 from rewardsmith.training.objective import PreferenceLoss
 
+TIE_RATE = 1e-2  # of the learnt tie parameter
+
 
 def choose_parameters(model: RewardModel, config: TrainConfig) -> list[str]:
     """Set requires_grad as the config asks; returns notes for the user. LoRA replaces `model.trunk`."""
@@ -65,12 +67,19 @@ def add_lora(model: RewardModel, config: TrainConfig) -> str:
 
 
 def make_optimizer(model: RewardModel, loss: PreferenceLoss, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW, fused where the device has it; decay on weight matrices only."""
-    trained = [p for p in [*model.parameters(), *loss.parameters()] if p.requires_grad]
-    decay = [p for p in trained if p.ndim > 1]
-    rest = [p for p in trained if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, fused=True)
+    """AdamW, fused where the device has it; decay on weight matrices only.
+
+    "peak" is each group's highest rate. The tie parameter is one number that starts at a guess: at a trunk's
+    rate it would hardly move in a run.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    peak, decay = config.learning_rate, config.weight_decay
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": decay, "peak": peak},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, "peak": peak},
+        {"params": list(loss.parameters()), "weight_decay": 0.0, "peak": max(peak, TIE_RATE)},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=peak, fused=True)
 
 
 def rate_factor(step: int, total: int, config: TrainConfig) -> float:
@@ -87,10 +96,12 @@ def rate_factor(step: int, total: int, config: TrainConfig) -> float:
 def resolve_precision(precision: str, device: torch.device) -> str:
     """accelerate's name for the compute type. auto: bfloat16 on GPUs and CPUs that multiply it natively."""
     names = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+    if precision == "float16" and device.type == "cpu":
+        raise ConfigError("--precision float16 needs a GPU; use bfloat16 or float32 on a CPU")
     if precision != "auto":
         return names[precision]
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device.type == "cpu":
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         return "bf16" if native else "no"
