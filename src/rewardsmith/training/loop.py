@@ -8,38 +8,33 @@ same bits on the CPU.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import signal
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, GradientAccumulationPlugin, gather_object
+from accelerate.utils import gather_object
 
-from rewardsmith.data.options import ReadReport
-from rewardsmith.data.readers import read_groups
-from rewardsmith.data.schema import Group
-from rewardsmith.data.split import side_of
-from rewardsmith.errors import ConfigError, DataError, Interrupted, TrainingError
+from rewardsmith.errors import ConfigError, Interrupted, TrainingError
 from rewardsmith.model.artifact import META, build, read_meta, save_reward_model, stock_classifier
-from rewardsmith.model.load import Base, first_line, load_base
+from rewardsmith.model.load import load_base
 from rewardsmith.progress import Bar, clock, say
 from rewardsmith.text.pack import pack, plan_batches
 from rewardsmith.text.render import Encoded, Renderer
 from rewardsmith.training import checkpoint
 from rewardsmith.training.config import TrainConfig
-from rewardsmith.training.objective import PreferenceLoss, make_pair_batch, step_weight, usable_preferences
+from rewardsmith.training.data import fingerprint, load_data, some, sources
+from rewardsmith.training.objective import PreferenceLoss, make_pair_batch, step_weight
 from rewardsmith.training.optim import choose_parameters, make_optimizer, rate_factor, resolve_precision
+from rewardsmith.training.setup import check_length, start_accelerator
 
 SYNC_EVERY = 10  # steps between two looks at the numbers on a GPU; on a CPU looking is free
 METRICS = "metrics.jsonl"
@@ -79,108 +74,6 @@ def _check_output(config: TrainConfig) -> dict[str, Any] | None:
     return None
 
 
-@dataclass
-class Data:
-    """The encoded groups of one side, and what was read on the way."""
-
-    encoded: list[Encoded]
-    report: ReadReport
-    left_out: list[dict[str, str]] = field(default_factory=list)
-
-    @property
-    def n_pairs(self) -> int:
-        return sum(len(item.group.preferences) for item in self.encoded)
-
-
-def load_data(config: TrainConfig, renderer: Renderer) -> tuple[Data, Data]:
-    """Training and evaluation groups, rendered. Groups that say nothing to the loss are left out and named."""
-    report = ReadReport()
-    weights = config.data_weights or None
-    groups = read_groups(config.data, config.read, weights=weights, report=report)
-    fractions = {"train": 1.0 - config.eval_fraction, "eval": config.eval_fraction}
-    sides: dict[str, list[Group]] = {"train": [], "eval": []}
-    for group in groups:
-        sides[side_of(group, fractions, config.seed) if config.eval_fraction else "train"].append(group)
-        if config.limit is not None and len(sides["train"]) >= config.limit:
-            break
-    eval_report = ReadReport()
-    if config.eval_data:
-        sides["eval"] = list(read_groups(config.eval_data, config.read, report=eval_report))
-    train_data, eval_data = (
-        _encode(sides[name], renderer, config, read) for name, read in (("train", report), ("eval", eval_report))
-    )
-    if not train_data.encoded:
-        reason = train_data.left_out[0]["reason"] if train_data.left_out else "no group has a preference"
-        raise DataError(f"nothing to train on in {', '.join(config.data)}: {reason}")
-    if config.eval_fraction and not eval_data.encoded:
-        raise DataError(
-            f"--eval-fraction {config.eval_fraction} holds out no prompt of {len(sides['train'])}: raise it"
-        )
-    if config.eval_data and not any(item.group.preferences for item in eval_data.encoded):
-        raise DataError(f"nothing to evaluate on in {', '.join(config.eval_data)}: no group has a preference")
-    return train_data, eval_data
-
-
-def _encode(groups: Sequence[Group], renderer: Renderer, config: TrainConfig, report: ReadReport) -> Data:
-    useful = [g for g in groups if usable_preferences(g, config.loss) or (config.loss.regression and g.ratings)]
-    encoded = list(renderer.encode_stream(iter(useful)))
-    if config.render.max_response_length is None:
-        # An answer that does not fit whole would be judged by a part: better left out than trained on.
-        encoded = [item for item in encoded if "response" not in item.truncated]
-    return Data(encoded, report, _named(groups, useful, encoded, renderer))
-
-
-def _named(
-    groups: Sequence[Group], useful: Sequence[Group], encoded: Sequence[Encoded], renderer: Renderer
-) -> list[dict[str, str]]:
-    """Every group that is not trained on, with the reason."""
-    kept = {id(item.group) for item in encoded}
-    says_something = {id(group) for group in useful}
-    reasons = {d["group"]: d["reason"] for d in renderer.report.dropped}
-    return [
-        {
-            "group": g.id,
-            "source": g.source,
-            "reason": reasons.get(g.id, "an answer is longer than --max-length")
-            if id(g) in says_something
-            else "nothing to learn from: no preference that counts",
-        }
-        for g in groups
-        if id(g) not in kept
-    ]
-
-
-def _accelerator(config: TrainConfig, precision: str, cpu: bool) -> Accelerator:
-    AcceleratorState._reset_state()  # accelerate keeps the last run's precision for the whole process
-    trackers = None if config.tracker == "none" else [config.tracker]
-    try:
-        accelerator = Accelerator(
-            mixed_precision=precision,
-            cpu=cpu,
-            log_with=trackers,
-            project_dir=f"{config.output}.logs" if trackers else None,
-            # A step's batches are added up here; a launcher's setting must not do it a second time.
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        )
-    except (ImportError, ValueError) as error:
-        raise ConfigError(f"accelerate cannot start: {first_line(error)}") from None
-    if trackers and not accelerator.log_with:
-        raise ConfigError(f"--tracker {config.tracker} is not installed: pip install {config.tracker}")
-    served = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
-    if accelerator.distributed_type not in served:
-        raise ConfigError(f"{accelerator.distributed_type.value} is not supported: start with plain data parallel")
-    return accelerator
-
-
-def check_length(max_length: int, base: Base) -> None:
-    """Refuse a length beyond a table of positions. Rotary positions have no table, only a length they know."""
-    tables = ("position_embeddings", "wpe", "embed_positions")
-    if any(name.split(".")[-2] in tables for name, _ in base.trunk.named_parameters() if "." in name):
-        limit = int(base.trunk.config.get_text_config().max_position_embeddings)
-        if max_length > limit:
-            raise ConfigError(f"--max-length {max_length}: the model has {limit} positions; give --max-length {limit}")
-
-
 class Run:
     """One training run: what it holds between steps."""
 
@@ -189,7 +82,7 @@ class Run:
         cpu = config.device == "cpu" or not torch.cuda.is_available()
         device = torch.device("cpu" if cpu else "cuda")
         self.precision = resolve_precision(config.precision, device)
-        self.accelerator = _accelerator(config, self.precision, cpu)
+        self.accelerator = start_accelerator(config, self.precision, cpu)
         self.tell(f"loading {config.model}")
         torch.manual_seed(config.seed)  # a pooler or a pad row that the files lack is the same in every run
         base = load_base(config.model, quantize=config.quantize, trust_remote_code=config.trust_remote_code)
@@ -488,8 +381,8 @@ class Run:
     def _identity(self) -> dict[str, str]:
         """What must be the same for a resumed run: each option, and the tokens of the data."""
         options = {k: repr(v) for k, v in asdict(self.config).items() if k not in FREE_TO_CHANGE}
-        options["the training data"] = _fingerprint(self.renderer, self.train_data)
-        options["the evaluation data"] = _fingerprint(self.renderer, self.eval_data)
+        options["the training data"] = fingerprint(self.renderer, self.train_data)
+        options["the evaluation data"] = fingerprint(self.renderer, self.eval_data)
         options["the precision"] = self.precision
         options["the number of processes"] = str(self.accelerator.num_processes)
         return options
@@ -529,7 +422,7 @@ class Run:
             checkpoint.load_best(config.run_folder, self.kept["step"], self.modules)
             self.tell(f"keeping the weights of step {self.kept['step']}, the best evaluation")
         self.model.eval()
-        probe = _some(self.eval_data.encoded or self.train_data.encoded)
+        probe = some(self.eval_data.encoded or self.train_data.encoded)
         meta = self._meta(step, self._reference(probe))
         if self.main:
             # Without the autocast wrapper: the artifact is float32, and so are its parity figures.
@@ -582,8 +475,8 @@ class Run:
                 "processes": self.accelerator.num_processes,
             },
             "data": {
-                "train": _sources(self.config.data, self.train_data),
-                "eval": _sources(self.config.eval_data, self.eval_data),
+                "train": sources(self.config.data, self.train_data),
+                "eval": sources(self.config.eval_data, self.eval_data),
                 "rendering": self.renderer.report.to_dict()
                 | {"dropped": len(self.train_data.left_out) + len(self.eval_data.left_out)},
                 "left_out": (self.train_data.left_out + self.eval_data.left_out)[:1000],
@@ -638,40 +531,6 @@ class Run:
                 "the chat template changes earlier turns depending on the answer: less of the prompt is shared"
             )
         return notes
-
-
-def _fingerprint(renderer: Renderer, data: Data) -> str:
-    """A hash over tokens and labels: what the numbers of a run depend on."""
-    labels = repr([(i.group.preferences, i.group.ratings, i.group.weight) for i in data.encoded])
-    return renderer.fingerprint(data.encoded) + hashlib.blake2b(labels.encode(), digest_size=8).hexdigest()
-
-
-def _some(encoded: Sequence[Encoded], tokens: int = 4096) -> list[Encoded]:
-    """The first groups, about `tokens` of them: enough for parity figures, not another pass over the data."""
-    some: list[Encoded] = []
-    for item in encoded:
-        if some and sum(x.n_tokens for x in some) + item.n_tokens > tokens:
-            break
-        some.append(item)
-    return some
-
-
-def _sources(paths: Sequence[str], data: Data) -> dict[str, Any]:
-    """What the data was: names, hashes of the files' bytes, counts."""
-    files = [{"path": p, "sha256": _sha256(Path(p))} for p in paths]
-    return {
-        "files": files,
-        "groups": len(data.encoded),
-        "pairs": data.n_pairs,
-        "rows_dropped": len(data.report.dropped),
-    }
-
-
-def _sha256(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 class _InterruptGuard:

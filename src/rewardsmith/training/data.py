@@ -1,0 +1,123 @@
+"""The groups of a run: read, split, rendered, and every one that is left out named."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rewardsmith.data.options import ReadReport
+from rewardsmith.data.readers import read_groups
+from rewardsmith.data.schema import Group
+from rewardsmith.data.split import side_of
+from rewardsmith.errors import DataError
+from rewardsmith.text.render import Encoded, Renderer
+from rewardsmith.training.config import TrainConfig
+from rewardsmith.training.objective import usable_preferences
+
+
+@dataclass
+class Data:
+    """The encoded groups of one side, and what was read on the way."""
+
+    encoded: list[Encoded]
+    report: ReadReport
+    left_out: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def n_pairs(self) -> int:
+        return sum(len(item.group.preferences) for item in self.encoded)
+
+
+def load_data(config: TrainConfig, renderer: Renderer) -> tuple[Data, Data]:
+    """Training and evaluation groups, rendered. Groups that say nothing to the loss are left out and named."""
+    report = ReadReport()
+    weights = config.data_weights or None
+    groups = read_groups(config.data, config.read, weights=weights, report=report)
+    fractions = {"train": 1.0 - config.eval_fraction, "eval": config.eval_fraction}
+    sides: dict[str, list[Group]] = {"train": [], "eval": []}
+    for group in groups:
+        sides[side_of(group, fractions, config.seed) if config.eval_fraction else "train"].append(group)
+        if config.limit is not None and len(sides["train"]) >= config.limit:
+            break
+    eval_report = ReadReport()
+    if config.eval_data:
+        sides["eval"] = list(read_groups(config.eval_data, config.read, report=eval_report))
+    train_data, eval_data = (
+        _encode(sides[name], renderer, config, read) for name, read in (("train", report), ("eval", eval_report))
+    )
+    if not train_data.encoded:
+        reason = train_data.left_out[0]["reason"] if train_data.left_out else "no group has a preference"
+        raise DataError(f"nothing to train on in {', '.join(config.data)}: {reason}")
+    if config.eval_fraction and not eval_data.encoded:
+        raise DataError(
+            f"--eval-fraction {config.eval_fraction} holds out no prompt of {len(sides['train'])}: raise it"
+        )
+    if config.eval_data and not any(item.group.preferences for item in eval_data.encoded):
+        raise DataError(f"nothing to evaluate on in {', '.join(config.eval_data)}: no group has a preference")
+    return train_data, eval_data
+
+
+def _encode(groups: Sequence[Group], renderer: Renderer, config: TrainConfig, report: ReadReport) -> Data:
+    useful = [g for g in groups if usable_preferences(g, config.loss) or (config.loss.regression and g.ratings)]
+    encoded = list(renderer.encode_stream(iter(useful)))
+    if config.render.max_response_length is None:
+        # An answer that does not fit whole would be judged by a part: better left out than trained on.
+        encoded = [item for item in encoded if "response" not in item.truncated]
+    return Data(encoded, report, _named(groups, useful, encoded, renderer))
+
+
+def _named(
+    groups: Sequence[Group], useful: Sequence[Group], encoded: Sequence[Encoded], renderer: Renderer
+) -> list[dict[str, str]]:
+    """Every group that is not trained on, with the reason."""
+    kept = {id(item.group) for item in encoded}
+    says_something = {id(group) for group in useful}
+    reasons = {d["group"]: d["reason"] for d in renderer.report.dropped}
+    return [
+        {
+            "group": g.id,
+            "source": g.source,
+            "reason": reasons.get(g.id, "an answer is longer than --max-length")
+            if id(g) in says_something
+            else "nothing to learn from: no preference that counts",
+        }
+        for g in groups
+        if id(g) not in kept
+    ]
+
+
+def fingerprint(renderer: Renderer, data: Data) -> str:
+    """A hash over tokens and labels: what the numbers of a run depend on."""
+    labels = repr([(i.group.preferences, i.group.ratings, i.group.weight) for i in data.encoded])
+    return renderer.fingerprint(data.encoded) + hashlib.blake2b(labels.encode(), digest_size=8).hexdigest()
+
+
+def some(encoded: Sequence[Encoded], tokens: int = 4096) -> list[Encoded]:
+    """The first groups, about `tokens` of them: enough for parity figures, not another pass over the data."""
+    some: list[Encoded] = []
+    for item in encoded:
+        if some and sum(x.n_tokens for x in some) + item.n_tokens > tokens:
+            break
+        some.append(item)
+    return some
+
+
+def sources(paths: Sequence[str], data: Data) -> dict[str, Any]:
+    """What the data was: names, hashes of the files' bytes, counts."""
+    files = [{"path": p, "sha256": _sha256(Path(p))} for p in paths]
+    return {
+        "files": files,
+        "groups": len(data.encoded),
+        "pairs": data.n_pairs,
+        "rows_dropped": len(data.report.dropped),
+    }
+
+
+def _sha256(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
