@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -189,6 +190,21 @@ def test_resume_of_an_interrupted_overwrite_goes_on(config, monkeypatch):
     meta = train(replace(again, resume=True), quiet=True)
     assert meta["training"]["steps"] == 12
     assert not same_bits(old, weights(config.output))
+
+
+def test_full_disk_is_one_line_and_keeps_the_state_before(config, monkeypatch):
+    save_file, calls = checkpoint.save_file, []
+
+    def full(tensors, file):
+        calls.append(file)
+        if len(calls) == 3:
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        save_file(tensors, file)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(ModelError, match=r"cannot be written: .*No space left"):
+        train(replace(config, eval_data=(), save_every=2), quiet=True)
+    assert [s.name for s in checkpoint.states(config.run_folder)] == ["state-00000004"]
 
 
 def test_resume_refuses_other_labels(config, monkeypatch):

@@ -14,11 +14,13 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
@@ -161,7 +163,8 @@ def save_reward_model(
     }
     with replacing(output, overwrite=overwrite) as folder:
         stock.config.dtype = dtype or merged.trunk.dtype
-        stock.save_pretrained(folder, state_dict=state)
+        with writing_tensors(folder):
+            stock.save_pretrained(folder, state_dict=state)
         renderer.tokenizer.save_pretrained(folder)
         write_for_older_readers(folder)
         if probe:
@@ -171,6 +174,15 @@ def save_reward_model(
             extra(folder)
         (folder / META).write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return meta
+
+
+@contextmanager
+def writing_tensors(place: Path) -> Iterator[None]:
+    """safetensors reports a full disk as an error of its own kind: one line, as for any other file."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise ModelError(f"{place} cannot be written: {first_line(error)}") from None
 
 
 def write_for_older_readers(folder: Path) -> None:

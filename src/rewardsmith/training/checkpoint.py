@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rewardsmith.errors import TrainingError
+from rewardsmith.model.artifact import writing_tensors
 
 PREFIX = "state-"
 
@@ -61,7 +62,8 @@ def save_state(
     writing = run / f".writing-{step:08d}"
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir(parents=True)
-    save_file(tensors, writing / "tensors.safetensors")
+    with writing_tensors(writing):
+        save_file(tensors, writing / "tensors.safetensors")
     (writing / "state.json").write_text(json.dumps({"step": step, **state}))
     for file in writing.iterdir():
         flush(file)
@@ -100,7 +102,8 @@ def save_best(run: Path, step: int, modules: dict[str, nn.Module]) -> None:
     for old in known[:-1]:
         old.unlink()
     writing = run / ".best.writing"
-    save_file({n: t.cpu().contiguous() for n, t in trained_weights(modules).items()}, writing)
+    with writing_tensors(run):
+        save_file({n: t.cpu().contiguous() for n, t in trained_weights(modules).items()}, writing)
     flush(writing)
     os.replace(writing, run / f"best-{step:08d}.safetensors")
 
