@@ -70,7 +70,7 @@ def _check_output(config: TrainConfig) -> dict[str, Any] | None:
                 f"an interrupted run for --output {config.output} is at step {step}: "
                 "add --resume to go on, or --overwrite to start again"
             )
-        shutil.rmtree(run)
+        shutil.rmtree(run, ignore_errors=True)  # several processes may be at it
     return None
 
 
@@ -190,7 +190,6 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         record["sums"]["grad_norm"] = norm
         record["lr"] = self.optimizer.param_groups[0]["lr"]
-        self.state["tokens"] += record["tokens"]
         self.pending.append(record)
 
     def _clip(self) -> torch.Tensor:
@@ -231,7 +230,6 @@ class Run:
         known = record["sums"]
         record["sums"] = sums if known is None else {name: known[name] + value for name, value in sums.items()}
         record["items"].append((part, output.group_loss_G))
-        record["tokens"] = record.get("tokens", 0) + (0 if idle else tokens)
 
     def _look_before_leap(self, record: dict[str, Any], norm: torch.Tensor) -> None:
         """On a CPU a bad loss is seen before it reaches the weights."""
@@ -274,6 +272,7 @@ class Run:
         for record, values in zip(self.pending, table_SN.tolist(), strict=True):
             v = dict(zip(names, values, strict=True))
             self._check_finite(record, v["loss"], v["grad_norm"])
+            self.state["tokens"] += int(v["tokens"])
             lines.append(
                 {
                     "step": record["step"],
