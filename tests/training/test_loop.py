@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from rewardsmith.errors import ConfigError, DataError, Interrupted, ModelError, TrainingError
+from rewardsmith.model.artifact import load_reward_model
 from rewardsmith.text.render import RenderConfig
 from rewardsmith.training import checkpoint, loop
 from rewardsmith.training.config import TrainConfig
@@ -243,6 +244,17 @@ def test_length_beyond_the_table_of_positions_is_refused(config, tmp_path):
     tiny_tokenizer().save_pretrained(tmp_path / "gpt2")
     with pytest.raises(ConfigError, match="has 256 positions; give --max-length 256"):
         train(replace(config, model=str(tmp_path / "gpt2")), quiet=True)
+
+
+def test_mean_pooling_is_kept_and_named_as_ours_alone(config, tmp_path, capsys):
+    tiny_trunk("bert").save_pretrained(tmp_path / "bert")
+    tiny_tokenizer().save_pretrained(tmp_path / "bert")
+    short = replace(config, model=str(tmp_path / "bert"), render=RenderConfig(max_length=200), epochs=1)
+    meta = train(replace(short, pooling="mean"), quiet=True)
+    assert meta["parity"]["max_difference"]["padded"] < 1e-4 < meta["parity"]["max_difference"]["reloaded"]
+    assert "use it through rewardsmith only" in capsys.readouterr().err
+    model, _, _ = load_reward_model(config.output)
+    assert model.pooling == "mean"
 
 
 def test_encoder_trains(config, tmp_path):

@@ -53,6 +53,9 @@ class TrainConfig:
     seed: int = 0
     """Seed of the head, the order of the data and dropout. The same seed gives the same model."""
 
+    pooling: Literal["auto", "last", "cls", "mean"] = "auto"
+    """Where the reward is read: the last token (decoders), the first or the mean over all (encoders). auto chooses
+    last or cls; mean over a BERT-style encoder is served by this package only, and is said so when it is saved."""
     train_layers: int | None = None
     """Train only the top N layers (and the final norm and head); the rest stays as it is. Default: all."""
     lora_rank: int = 0

@@ -87,7 +87,8 @@ class Run:
         torch.manual_seed(config.seed)  # a pooler or a pad row that the files lack is the same in every run
         base = load_base(config.model, quantize=config.quantize, trust_remote_code=config.trust_remote_code)
         torch.manual_seed(config.seed)
-        self.model = build(base)
+        asked = read_meta(config.model).get("pooling") if config.pooling == "auto" else config.pooling
+        self.model = build(base, pooling=asked)
         stock_classifier(self.model)  # what cannot be saved is refused now, not after training
         check_length(config.render.max_length, base)
         if config.gradient_checkpointing:
