@@ -15,6 +15,7 @@ Shape legend: B rows of a padded batch, L its length, T tokens of a packed one, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -102,14 +103,10 @@ class RewardModel(nn.Module):
 
     def _forward_buckets(self, batch: PackedBatch) -> torch.Tensor:
         """The padded path over a packed batch, one rectangle per bucket of similar lengths."""
-        places = batch.last_R.tolist()
         rewards: dict[int, torch.Tensor] = {}
-        for bucket in batch.layout.buckets:
-            paths = bucket.index_NL.tolist()
-            rows = [batch.token_ids_T[path[: path.index(path[-1]) + 1]].tolist() for path in paths]
-            for path, reward in zip(paths, self._forward_rows(rows), strict=True):
-                rewards[path[-1]] = reward
-        return torch.stack([rewards[last] for last in places])
+        for rows in rows_of_buckets(batch):
+            rewards |= zip(rows, self._forward_rows(list(rows.values())), strict=True)
+        return torch.stack([rewards[last] for last in batch.last_R.tolist()])
 
     def _forward_rows(self, rows: list[list[int]]) -> torch.Tensor:
         """One row per response, right padded: exact for causal models of every kind, and for masked encoders."""
@@ -195,14 +192,16 @@ def reward_model_loss(
 
 def rows_of(batch: PackedBatch) -> list[list[int]]:
     """The K rows of every group, unpacked again, in the order of the rewards."""
-    tokens = batch.token_ids_T
-    last_R = batch.last_R.tolist()
-    rows: dict[int, list[int]] = {}
+    rows = {last: row for bucket in rows_of_buckets(batch) for last, row in bucket.items()}
+    return [rows[last] for last in batch.last_R.tolist()]
+
+
+def rows_of_buckets(batch: PackedBatch) -> Iterator[dict[int, list[int]]]:
+    """Of each bucket of similar lengths: position of the row's last token -> the row."""
     for bucket in batch.layout.buckets:
-        for path in bucket.index_NL.tolist():
-            end = path.index(path[-1]) + 1  # the padding repeats the last position
-            rows[path[-1]] = tokens[path[:end]].tolist()
-    return [rows[last] for last in last_R]
+        # A path's padding repeats its last position.
+        paths = [path[: path.index(path[-1]) + 1] for path in bucket.index_NL.tolist()]
+        yield {path[-1]: batch.token_ids_T[path].tolist() for path in paths}
 
 
 def trunk_of(model: PreTrainedModel) -> PreTrainedModel:

@@ -109,6 +109,7 @@ class Run:
         self.steps_per_epoch = -(-n // config.batch_size)
         self.total_steps = self.steps_per_epoch * config.epochs
         self.state: dict[str, Any] = {"best": None, "last": None, "bad_evaluations": 0, "tokens": 0, "seconds": 0.0}
+        self.order: tuple[int, np.ndarray] | None = None  # (epoch, its order of the groups)
         self.pending: list[dict[str, Any]] = []  # steps whose numbers are still on the device
         self.interrupted = False  # a signal reached this process
         self.stopping = False  # all processes know
@@ -127,7 +128,7 @@ class Run:
         self.parallel.train()
         pairs = 0
         with (
-            self._catching_interrupts(),
+            _InterruptGuard(self),
             Bar("training", self.total_steps, done=step, quiet=not self.loud) as bar,
         ):
             began = time.monotonic()
@@ -201,8 +202,10 @@ class Run:
     def _step_items(self, step: int) -> list[Encoded]:
         """The groups of a step: the epoch's order is a function of (seed, epoch) alone."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self.train_data.encoded))
-        chosen = order[within * self.config.batch_size : (within + 1) * self.config.batch_size]
+        if self.order is None or self.order[0] != epoch:
+            rng = np.random.default_rng([self.config.seed, epoch])
+            self.order = (epoch, rng.permutation(len(self.train_data.encoded)))
+        chosen = self.order[1][within * self.config.batch_size : (within + 1) * self.config.batch_size]
         return [self.train_data.encoded[i] for i in chosen]
 
     # -- numbers ------------------------------------------------------------------------------------------
@@ -408,9 +411,6 @@ class Run:
         self.state = state
         self.tell(f"resuming at step {step} of {self.total_steps}")
         return step
-
-    def _catching_interrupts(self) -> Any:
-        return _InterruptGuard(self)
 
     # -- the end ------------------------------------------------------------------------------------------
 
