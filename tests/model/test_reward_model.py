@@ -14,14 +14,15 @@ from tests.tiny import DECODERS, ENCODERS, VOCAB, tiny_trunk
 TOLERANCE = 2e-5
 
 
-def random_groups(seed: int = 0) -> tuple[list[list[list[int]]], list[int]]:
-    """Five groups of 1 to 4 rows with prefixes of 0 to 11 tokens, rows of 1 to 25 tokens."""
+def random_groups(seed: int = 0) -> list[list[list[int]]]:
+    """Six groups of 1 to 4 rows with prompts of 0 to 11 tokens, own parts of 1 to 25 tokens; the last continues
+    a row of another group, and repeats it."""
     generator = torch.Generator().manual_seed(seed)
 
     def tokens(n: int) -> list[int]:
         return torch.randint(3, VOCAB, (n,), generator=generator).tolist()
 
-    groups, prefixes = [], []
+    groups = []
     for k, prefix, own in [
         (1, 0, [7]),
         (2, 5, [3, 9]),
@@ -31,8 +32,8 @@ def random_groups(seed: int = 0) -> tuple[list[list[list[int]]], list[int]]:
     ]:
         head = tokens(prefix)
         groups.append([head + tokens(n) for n in own[:k]])
-        prefixes.append(prefix)
-    return groups, prefixes
+    groups.append([groups[2][1] + tokens(6), groups[2][1]])
+    return groups
 
 
 def pad_rows(rows: list[list[int]], side: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,11 +58,11 @@ class TestEveryDecoder:
         assert decoder.path == "packed", decoder.path_reason
 
     def test_packed_shared_padded_and_single_rows_agree(self, decoder):
-        groups, prefixes = random_groups()
+        groups = random_groups()
         rows = [row for group in groups for row in group]
         with torch.no_grad():
-            shared = decoder(batch=pack_rows(groups, prefixes))
-            unshared = decoder(batch=pack_rows(groups, [0] * len(groups)))
+            shared = decoder(batch=pack_rows(groups))
+            unshared = decoder(batch=pack_rows(groups, share=False))
             single = torch.cat([decoder(torch.tensor([row])) for row in rows])
             right, left = (decoder(*pad_rows(rows, side)) for side in ("right", "left"))
             padded = RewardModel(decoder.trunk, path="padded")
@@ -74,12 +75,12 @@ class TestEveryDecoder:
             assert torch.allclose(shared, other, atol=TOLERANCE), name
 
     def test_gradients_agree_with_the_padded_path(self, decoder):
-        groups, prefixes = random_groups(3)
+        groups = random_groups(3)
         weights = torch.linspace(-1, 1, sum(map(len, groups)))
 
         def gradients() -> list[torch.Tensor]:
             decoder.zero_grad()
-            (decoder(batch=pack_rows(groups, prefixes)) * weights).sum().backward()
+            (decoder(batch=pack_rows(groups)) * weights).sum().backward()
             return [p.grad.clone() for p in decoder.parameters() if p.grad is not None]
 
         packed = gradients()
@@ -90,16 +91,16 @@ class TestEveryDecoder:
             assert torch.allclose(a, b, atol=1e-4 * max(1.0, float(b.abs().max())))
 
     def test_siblings_do_not_see_each_other(self, decoder):
-        groups, prefixes = random_groups(5)
+        groups = random_groups(5)
         with torch.no_grad():
-            before = decoder(batch=pack_rows(groups, prefixes))
+            before = decoder(batch=pack_rows(groups))
             groups[2][1] = [*groups[2][1][:-3], 5, 6, 7]  # change one response of one group
-            after = decoder(batch=pack_rows(groups, prefixes))
+            after = decoder(batch=pack_rows(groups))
         changed = (before - after).abs() > 1e-6
         assert changed.nonzero().flatten().tolist() == [4]
 
     def test_gradient_checkpointing_changes_nothing(self, decoder):
-        groups, prefixes = random_groups(7)
+        groups = random_groups(7)
         decoder.train()
         loss = []
         for checkpointing in (False, True):
@@ -107,7 +108,7 @@ class TestEveryDecoder:
                 decoder.trunk.gradient_checkpointing_enable({"use_reentrant": False})
             torch.manual_seed(0)
             decoder.zero_grad()
-            total = decoder(batch=pack_rows(groups, prefixes)).square().sum()
+            total = decoder(batch=pack_rows(groups)).square().sum()
             total.backward()
             loss.append((total.item(), next(decoder.trunk.parameters()).grad.clone()))
         assert loss[0][0] == pytest.approx(loss[1][0], rel=1e-5)
@@ -139,7 +140,7 @@ def test_head_is_float32_on_a_half_precision_trunk():
 def test_encoder_rewards_do_not_depend_on_padding(pooling):
     model = RewardModel(tiny_trunk(sorted(ENCODERS)[0]), pooling=pooling).eval()
     assert model.path == "padded"
-    rows = [row for group in random_groups()[0] for row in group]
+    rows = [row for group in random_groups() for row in group]
     with torch.no_grad():
         together = model(*pad_rows(rows, "right"))
         single = torch.cat([model(torch.tensor([row])) for row in rows])
@@ -151,9 +152,9 @@ def test_state_space_model_is_served_by_the_padded_path_and_says_why():
     model = RewardModel(tiny_trunk("mamba")).eval()
     assert model.path == "padded"
     assert model.path_reason
-    groups, prefixes = random_groups()
+    groups = random_groups()
     with torch.no_grad():
-        packed = model(batch=pack_rows(groups, prefixes))
+        packed = model(batch=pack_rows(groups))
         single = torch.cat([model(torch.tensor([row])) for group in groups for row in group])
     assert torch.allclose(packed, single, atol=TOLERANCE)
 
@@ -166,8 +167,8 @@ def test_encoder_decoder_is_refused():
 
 
 def test_rows_of_inverts_packing():
-    groups, prefixes = random_groups(11)
-    assert rows_of(pack_rows(groups, prefixes)) == [row for group in groups for row in group]
+    groups = random_groups(11)
+    assert rows_of(pack_rows(groups)) == [row for group in groups for row in group]
 
 
 def test_padding_may_share_the_id_of_eos():

@@ -308,7 +308,7 @@ def warn_if_not_at_par(figures: dict[str, Any], dtype: str) -> None:
 
 
 def _one(row: Sequence[int]) -> PackedBatch:
-    return pack_rows([[row]], [0])
+    return pack_rows([[row]])
 
 
 def _reloaded(folder: Path, rows: list[list[int]], device: torch.device) -> torch.Tensor:

@@ -5,10 +5,12 @@ arrives through the model's keyword arguments (so that gradient checkpointing re
 is touched, and every response attends to its group's prefix and to itself, never to a sibling.
 
 Paths of similar length are gathered into a rectangle and given to one causal `scaled_dot_product_attention`;
-right padding is behind every real token, so causality hides it. A path's tokens have the positions they would
-have alone, which makes sliding windows, grouped queries and soft-capping work as in the unpacked model.
+right padding is behind every real token, so causality hides it. Where most of a path is computed elsewhere (long
+prompts, many responses), its own tokens alone are queries. A path's tokens have the positions they would have
+alone, which makes sliding windows, grouped queries and soft-capping work as in the unpacked model.
 
-Shape legend: T tokens, H query heads, J key heads, D head size, N paths in a bucket, L its longest path.
+Shape legend: T tokens, H query heads, J key heads, D head size, N paths in a bucket, L its longest path, Q its
+most queries.
 """
 
 from __future__ import annotations
@@ -50,14 +52,14 @@ def packed_attention(
     rows = [t[0].transpose(0, 1) for t in (query_1HTD, key_1JTD, value_1JTD)]
     outputs = []
     for bucket in layout.buckets:
-        n, length = bucket.index_NL.shape
-        query, key, value = (gather(t, bucket.index_NL).transpose(1, 2) for t in rows)
-        window = sliding_window if sliding_window is not None and sliding_window < length else None
+        index = (bucket.path_NL if bucket.query_NQ is None else bucket.query_NQ, bucket.path_NL, bucket.path_NL)
+        query, key, value = (gather(t, i).transpose(1, 2) for t, i in zip(rows, index, strict=True))
+        window = sliding_window if sliding_window is not None and sliding_window < key.shape[2] else None
         if softcap is not None:
-            out_NHLD = _softcapped(query, key, value, scaling, dropout, window, softcap)
+            out_NHQD = _softcapped(query, key, value, bucket.mask(window), scaling, dropout, softcap)
         else:
-            mask = None if window is None else causal_mask(length, window, query.device)
-            out_NHLD = scaled_dot_product_attention(
+            mask = None if window is None and bucket.query_NQ is None else bucket.mask(window)
+            out_NHQD = scaled_dot_product_attention(
                 query,
                 key,
                 value,
@@ -67,7 +69,7 @@ def packed_attention(
                 scale=scaling,
                 enable_gqa=key.shape[1] != query.shape[1],
             )
-        outputs.append(out_NHLD.transpose(1, 2).reshape(n * length, *out_NHLD.shape[1::2]))
+        outputs.append(out_NHQD.transpose(1, 2).flatten(0, 1))
     flat = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return gather(flat, layout.source_T).unsqueeze(0), None
 
@@ -79,31 +81,22 @@ def gather(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return flat.view(*index.shape, *rows.shape[1:])
 
 
-def causal_mask(length: int, window: int | None, device: torch.device) -> torch.Tensor:
-    """[L, L] bool, True where a query (row) may see a key: not later, and within `window` tokens."""
-    position = torch.arange(length, device=device)
-    distance = position[:, None] - position[None, :]
-    mask = distance >= 0
-    return mask if window is None else mask & (distance < window)
-
-
 def _softcapped(
-    query_NHLD: torch.Tensor,
+    query_NHQD: torch.Tensor,
     key_NJLD: torch.Tensor,
     value_NJLD: torch.Tensor,
+    seen: torch.Tensor,
     scaling: float | None,
     dropout: float,
-    window: int | None,
     softcap: float,
 ) -> torch.Tensor:
     """Attention with soft-capped logits (Gemma 2), softmax in float32; SDPA has no such option."""
-    repeats = query_NHLD.shape[1] // key_NJLD.shape[1]
+    repeats = query_NHQD.shape[1] // key_NJLD.shape[1]
     key_NHLD, value_NHLD = (t.repeat_interleave(repeats, dim=1) for t in (key_NJLD, value_NJLD))
-    scale = query_NHLD.shape[-1] ** -0.5 if scaling is None else scaling
-    logits_NHLL = torch.matmul(query_NHLD, key_NHLD.transpose(2, 3)) * scale
-    logits_NHLL = softcap * torch.tanh(logits_NHLL / softcap)
-    hidden = ~causal_mask(query_NHLD.shape[2], window, query_NHLD.device)
-    weights = torch.softmax(logits_NHLL.float().masked_fill(hidden, float("-inf")), dim=-1).to(query_NHLD.dtype)
+    scale = query_NHQD.shape[-1] ** -0.5 if scaling is None else scaling
+    logits_NHQL = torch.matmul(query_NHQD, key_NHLD.transpose(2, 3)) * scale
+    logits_NHQL = softcap * torch.tanh(logits_NHQL / softcap)
+    weights = torch.softmax(logits_NHQL.float().masked_fill(~seen, float("-inf")), dim=-1).to(query_NHQD.dtype)
     weights = torch.nn.functional.dropout(weights, dropout)
     return torch.matmul(weights, value_NHLD)
 

@@ -88,7 +88,7 @@ class RewardModel(nn.Module):
             raise ModelError("a row has no real token: its attention_mask is all zero")
         rows = [ids[keep.bool()].tolist() for ids, keep in zip(input_ids, mask)]
         if self.path == "packed":
-            packed = pack_rows([[row] for row in rows], [0] * len(rows)).to(input_ids.device)
+            packed = pack_rows([rows]).to(input_ids.device)
             return self._forward_packed(packed)
         return self._forward_rows(rows)
 
@@ -157,7 +157,7 @@ class RewardModel(nn.Module):
             padded = self._forward_rows(rows)
             self._use("packed")
             device = self.value_head.weight.device
-            packed = self._forward_packed(pack_rows([rows[:2], rows[2:]], [9, 0]).to(device))
+            packed = self._forward_packed(pack_rows([rows]).to(device))
         except Exception as error:  # any failure of a foreign model's code means: not this path
             self._use("padded")
             self.path_reason = f"the model does not take packed input ({type(error).__name__})"
@@ -200,7 +200,7 @@ def rows_of_buckets(batch: PackedBatch) -> Iterator[dict[int, list[int]]]:
     """Of each bucket of similar lengths: position of the row's last token -> the row."""
     for bucket in batch.layout.buckets:
         # A path's padding repeats its last position.
-        paths = [path[: path.index(path[-1]) + 1] for path in bucket.index_NL.tolist()]
+        paths = [path[: path.index(path[-1]) + 1] for path in bucket.path_NL.tolist()]
         yield {path[-1]: batch.token_ids_T[path].tolist() for path in paths}
 
 

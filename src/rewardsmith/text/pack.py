@@ -1,45 +1,85 @@
-"""Groups become one row of tokens without padding, and every distinct token appears once.
+"""Rows of tokens become one line without padding, in which every distinct beginning appears once.
 
-    group 1                          group 2
-    [prefix | own 1 | own 2 | own 3] [prefix | own 1 | own 2] ...
-    positions restart with each group, and after its prefix with each response
+    rows                          the line (T = 7 tokens)          paths
+    you are kind . a b            you are kind .  a  b  c          you are kind . a b
+    you are kind . c               0   1   2   3  4  5  6          you are kind . c
 
-A *path* is what one response may attend to: its group's prefix, then its own tokens. A batch knows for each
-path where its tokens lie (`paths`), so attention gathers paths, runs causally on each, and writes each token's
-result back once. Rewards are read at the last token of every path.
+A causal model's state at a token depends on the tokens before it alone, so rows that begin alike share those
+states: the prompt of K responses, a system prompt of a whole batch, dialogues that continue one another, equal
+answers. Sorted rows show it (each shares most with the one before it); nothing needs to know what a prompt is.
 
-Shape legend: T distinct tokens in the batch, R responses, G groups, N paths of one bucket, L its longest path.
+A *path* is what one row's last token may attend to: the row's tokens, wherever they lie. Its own tokens are
+those that no earlier path computes. Attention gathers paths into rectangles (`Bucket`), runs causally on each,
+and writes each token's result back once (`Layout.source_T`). Rewards are read at the last token of every row.
+
+Shape legend: T tokens in the line, R rows, G groups, N paths of one bucket, L its longest path, Q the most
+queries of a path in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
 
 from rewardsmith.text.render import Encoded
 
-# A bucket holds paths of similar length: beyond this share of padding a new bucket starts.
-MAX_BUCKET_PADDING = 0.15
+Row = Sequence[int] | np.ndarray
+
+# A bucket ends where padding would make its attention this much larger than its paths need.
+MAX_BUCKET_WASTE = 0.3
+# A path computes attention for its own tokens alone where they are less than this share of it: a rectangle with
+# a mask, while whole paths run causally, which skips half of the square.
+MAX_OWN_SHARE = 0.5
+# Groups go into one batch for the sake of this many tokens in common, beyond those that all groups share.
+WORTH_SHARING = 16
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Paths of similar length: `index_NL` are positions in the packed row, right-padded with the path's last."""
+    """Paths of similar length.
 
-    index_NL: torch.Tensor
+    path_NL   positions in the line, right-padded with the path's last
+    query_NQ  positions whose attention is computed here, padded likewise; None: those of the whole path
+    first_N   how many tokens of each path lie before its first query; None: no token
+    """
+
+    path_NL: torch.Tensor
+    query_NQ: torch.Tensor | None = None
+    first_N: torch.Tensor | None = None
+    masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Bucket:
-        return Bucket(self.index_NL.to(device, non_blocking=True))
+        if self.query_NQ is None or self.first_N is None:
+            return Bucket(self.path_NL.to(device, non_blocking=True))
+        return Bucket(*(t.to(device, non_blocking=True) for t in (self.path_NL, self.query_NQ, self.first_N)))
+
+    def mask(self, window: int | None = None) -> torch.Tensor:
+        """Bool, True where a query sees a key: not later than itself, and within `window` tokens.
+
+        [L, L] for whole paths; [N, 1, Q, L] for paths with queries of their own. Made once, used in every layer.
+        """
+        if window not in self.masks:
+            key_L = torch.arange(self.path_NL.shape[1], device=self.path_NL.device)
+            if self.query_NQ is None or self.first_N is None:
+                query = key_L[:, None]
+            else:
+                within_Q = torch.arange(self.query_NQ.shape[1], device=key_L.device)
+                query = (self.first_N[:, None] + within_Q)[:, None, :, None]
+            distance = query - key_L
+            seen = distance >= 0
+            self.masks[window] = seen if window is None else seen & (distance < window)
+        return self.masks[window]
 
 
 @dataclass(frozen=True)
 class Layout:
     """Who attends to whom: the buckets of paths, and where each token's own result is found in them.
 
-    source_T indexes the concatenation of the buckets' flattened [N * L] outputs.
+    source_T indexes the concatenation of the buckets' flattened outputs, [N * Q] or [N * L] each.
     """
 
     buckets: tuple[Bucket, ...]
@@ -51,21 +91,24 @@ class Layout:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Groups laid end to end. `last_R` is the position of each response's last token."""
+    """Rows laid end to end.
+
+    last_R        where each row's last token lies; equal rows share it
+    owner_T       the row that brought each token into the line; its place in the row is position_ids_T
+    n_row_tokens  tokens of all rows, each counted by itself: what would be computed without sharing
+    """
 
     token_ids_T: torch.Tensor
     position_ids_T: torch.Tensor
     last_R: torch.Tensor
     layout: Layout
     first_row_G: tuple[int, ...]
+    owner_T: np.ndarray
+    n_row_tokens: int
 
     @property
     def n_tokens(self) -> int:
         return int(self.token_ids_T.shape[0])
-
-    @property
-    def n_responses(self) -> int:
-        return int(self.last_R.shape[0])
 
     def to(self, device: torch.device) -> PackedBatch:
         return PackedBatch(
@@ -74,98 +117,165 @@ class PackedBatch:
             self.last_R.to(device, non_blocking=True),
             self.layout.to(device),
             self.first_row_G,
+            self.owner_T,
+            self.n_row_tokens,
         )
 
 
-def pack(encoded: Sequence[Encoded], *, share_prefix: bool = True) -> PackedBatch:
-    """Lay the groups end to end; with `share_prefix`, a prefix is computed once for all its responses."""
-    return pack_rows(
-        [item.token_ids for item in encoded], [item.prefix_length if share_prefix else 0 for item in encoded]
-    )
+def pack(encoded: Sequence[Encoded]) -> PackedBatch:
+    """Lay groups end to end; what rows have in common is computed once."""
+    return pack_rows([item.token_ids for item in encoded])
 
 
-def pack_rows(rows_GK: Sequence[Sequence[Sequence[int] | np.ndarray]], prefix_G: Sequence[int]) -> PackedBatch:
-    """`pack` on bare token lists: rows_GK[g] are the K rows of group g, which share prefix_G[g] leading tokens."""
-    tokens: list[np.ndarray] = []
-    positions: list[np.ndarray] = []
+def pack_rows(rows_GK: Sequence[Sequence[Row]], *, share: bool = True) -> PackedBatch:
+    """`pack` on bare token lists: rows_GK[g] are the K rows of group g. Without `share`, each row is by itself."""
+    rows = [np.asarray(row, dtype=np.int64) for rows_K in rows_GK for row in rows_K]
+    assert all(len(row) for row in rows), "a row has at least one token"
     paths: list[np.ndarray] = []
-    shared: list[int] = []  # leading tokens of each path whose result another path already writes
-    last: list[int] = []
-    first_row: list[int] = []
+    shared: list[int] = []  # leading tokens of each path that an earlier path computes
+    tokens: list[np.ndarray] = []
+    owners: list[np.ndarray] = []
+    last_R = np.empty(len(rows), dtype=np.int64)
     end = 0
-    for rows, prefix in zip(rows_GK, prefix_G, strict=True):
-        first_row.append(len(paths))
-        base = end
-        tokens.append(np.asarray(rows[0][:prefix], dtype=np.int64))
-        positions.append(np.arange(prefix))
-        end += prefix
-        for k, row in enumerate(rows):
-            assert len(row) > prefix, "each row keeps a token of its own"
-            start, end = end, end + len(row) - prefix
-            tokens.append(np.asarray(row[prefix:], dtype=np.int64))
-            positions.append(np.arange(prefix, len(row)))
-            paths.append(np.concatenate([np.arange(base, base + prefix), np.arange(start, end)]))
-            shared.append(prefix if k else 0)
-            last.append(end - 1)
+    before: np.ndarray | None = None
+    for r in _sorted(rows) if share else range(len(rows)):
+        row = rows[r]
+        common = 0 if before is None or not share else common_length(before, row)
+        if common < len(row):
+            own = len(row) - common
+            known = paths[-1][:common] if common else np.empty(0, dtype=np.int64)
+            paths.append(np.concatenate([known, np.arange(end, end + own)]))
+            shared.append(common)
+            tokens.append(row[common:])
+            owners.append(np.full(own, r))
+            end += own
+        last_R[r] = paths[-1][-1]
+        before = row
     return PackedBatch(
         torch.from_numpy(np.concatenate(tokens)),
-        torch.from_numpy(np.concatenate(positions)),
-        torch.tensor(last, dtype=torch.long),
+        torch.from_numpy(np.concatenate([np.arange(s, len(p)) for s, p in zip(shared, paths, strict=True)])),
+        torch.from_numpy(last_R),
         _layout(paths, shared, end),
-        tuple(first_row),
+        tuple(np.cumsum([0, *(len(rows_K) for rows_K in rows_GK)])[:-1].tolist()),
+        np.concatenate(owners),
+        sum(map(len, rows)),
     )
+
+
+def common_length(a: np.ndarray, b: np.ndarray) -> int:
+    """How many leading tokens two rows share."""
+    n = min(len(a), len(b))
+    differs = a[:n] != b[:n]
+    return int(differs.argmax()) if differs.any() else n
+
+
+def distinct_tokens(rows: Sequence[Row]) -> int:
+    """Tokens that are computed for these rows when they are packed together."""
+    arrays = [np.asarray(row) for row in rows]
+    ordered = [arrays[r] for r in _sorted(arrays)]
+    return sum(map(len, ordered)) - sum(common_length(a, b) for a, b in pairwise(ordered))
+
+
+def _sorted(rows: Sequence[np.ndarray]) -> list[int]:
+    """Indices of rows in the order of their tokens, a beginning before what continues it."""
+    return sorted(range(len(rows)), key=lambda r: rows[r].astype(">u4").tobytes())
+
+
+# -- attention's rectangles ---------------------------------------------------------------------------------
 
 
 def _layout(paths: Sequence[np.ndarray], shared: Sequence[int], n_tokens: int) -> Layout:
-    source = np.zeros(n_tokens, dtype=np.int64)
+    source_T = np.zeros(n_tokens, dtype=np.int64)
     buckets = []
     offset = 0
-    for members in _buckets([len(path) for path in paths]):
-        longest = max(len(paths[i]) for i in members)
-        index = np.empty((len(members), longest), dtype=np.int64)
-        for row, i in enumerate(members):
-            path = paths[i]
-            index[row, : len(path)] = path
-            index[row, len(path) :] = path[-1]  # behind every real token, so causal attention never sees it
-            own = path[shared[i] :]
-            source[own] = offset + row * longest + np.arange(shared[i], len(path))
-        buckets.append(Bucket(torch.from_numpy(index)))
-        offset += index.size
-    return Layout(tuple(buckets), torch.from_numpy(source))
+    short_queries = [(len(path) - first) < MAX_OWN_SHARE * len(path) for path, first in zip(paths, shared, strict=True)]
+    for partial in (False, True):
+        chosen = [i for i, short in enumerate(short_queries) if short is partial]
+        firsts = [shared[i] if partial else 0 for i in chosen]
+        sizes = [(len(paths[i]) - first, len(paths[i])) for i, first in zip(chosen, firsts, strict=True)]
+        for members in _buckets(sizes):
+            path_NL = _rectangle([paths[chosen[m]] for m in members])
+            query_NQ = _rectangle([paths[chosen[m]][firsts[m] :] for m in members])
+            for n, m in enumerate(members):
+                path, own_from = paths[chosen[m]], shared[chosen[m]]
+                place = offset + n * query_NQ.shape[1] - firsts[m]
+                source_T[path[own_from:]] = place + np.arange(own_from, len(path))
+            offset += query_NQ.size
+            if partial:
+                first_N = torch.tensor([firsts[m] for m in members])
+                buckets.append(Bucket(torch.from_numpy(path_NL), torch.from_numpy(query_NQ), first_N))
+            else:
+                buckets.append(Bucket(torch.from_numpy(path_NL)))
+    return Layout(tuple(buckets), torch.from_numpy(source_T))
 
 
-def _buckets(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices by falling length, cut where padding to the longest would waste too much."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+def _rectangle(paths: Sequence[np.ndarray]) -> np.ndarray:
+    """[N, longest], each path padded with its last: behind every real token, where causality hides it."""
+    index_NL = np.empty((len(paths), max(map(len, paths))), dtype=np.int64)
+    for n, path in enumerate(paths):
+        index_NL[n, : len(path)] = path
+        index_NL[n, len(path) :] = path[-1]
+    return index_NL
+
+
+def _buckets(sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
+    """Indices of (queries, length), similar ones together, cut where the rectangle would waste too much."""
     members: list[int] = []
-    total = 0
-    for i in order:
-        if members:
-            area = lengths[members[0]] * (len(members) + 1)
-            if area - (total + lengths[i]) > MAX_BUCKET_PADDING * area:
-                yield members
-                members, total = [], 0
+    used = 0
+    queries = length = 0
+    for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i][0], -sizes[i][1])):
+        q, n = sizes[i]
+        area = (len(members) + 1) * max(queries, q) * max(length, n)
+        if members and area - (used + q * n) > MAX_BUCKET_WASTE * area:
+            yield members
+            members, used, queries, length = [], 0, 0, 0
         members.append(i)
-        total += lengths[i]
+        used += q * n
+        queries, length = max(queries, q), max(length, n)
     if members:
         yield members
 
 
-def plan_batches(n_tokens: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices of groups in batches of at most `budget` tokens, in order of falling size (first fit).
+# -- which groups share a batch -----------------------------------------------------------------------------
 
-    A group larger than the budget gets a batch of its own: its K responses belong in one loss.
-    Deterministic: equal input gives equal batches.
+
+def plan_batches(rows_GK: Sequence[Sequence[Row]], budget: int) -> list[list[int]]:
+    """Indices of groups in batches of at most `budget` distinct tokens, in order of falling size (first fit).
+
+    Groups that begin alike stay together while they fit. A group larger than the budget gets a batch of its
+    own: its K responses belong in one loss. Deterministic: equal input gives equal batches.
     """
+    units = sorted(_neighbours(rows_GK, budget), key=lambda unit: (-unit[1], unit[0]))
     batches: list[list[int]] = []
     room: list[int] = []
-    for i in sorted(range(len(n_tokens)), key=lambda i: (-n_tokens[i], i)):
+    for members, size in units:
         for b, free in enumerate(room):
-            if n_tokens[i] <= free:
-                batches[b].append(i)
-                room[b] -= n_tokens[i]
+            if size <= free:
+                batches[b] += members
+                room[b] -= size
                 break
         else:
-            batches.append([i])
-            room.append(budget - n_tokens[i])
+            batches.append(members)
+            room.append(budget - size)
     return batches
+
+
+def _neighbours(rows_GK: Sequence[Sequence[Row]], budget: int) -> Iterator[tuple[list[int], int]]:
+    """(groups, an upper bound of their distinct tokens): runs of groups that share a beginning of their own."""
+    if not rows_GK:
+        return
+    heads = [np.asarray(rows_K[0]) for rows_K in rows_GK]
+    order = _sorted(heads)
+    everyone = common_length(heads[order[0]], heads[order[-1]])
+    members: list[int] = []
+    size = 0
+    for before, i in zip([None, *order], order):
+        tokens = distinct_tokens(rows_GK[i])
+        common = 0 if before is None else common_length(heads[before], heads[i])
+        together = size + tokens - common
+        if members and (common - everyone < WORTH_SHARING or together > budget):
+            yield sorted(members), size
+            members, together = [], tokens
+        members.append(i)
+        size = together if len(members) > 1 else tokens
+    yield sorted(members), size

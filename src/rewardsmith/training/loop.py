@@ -165,7 +165,7 @@ class Run:
         """One optimiser step over `items`: the loss is their weighted mean, whatever the batches."""
         config, accelerator = self.config, self.accelerator
         total = step_weight([item.group for item in items], config.loss)
-        batches = plan_batches([item.n_tokens for item in items], config.tokens_per_batch)
+        batches = plan_batches([item.token_ids for item in items], config.tokens_per_batch)
         world, rank = accelerator.num_processes, accelerator.process_index
         mine = batches[rank::world] or batches[:1]  # a process without work repeats a batch at weight 0
         idle = not batches[rank::world]
@@ -368,7 +368,7 @@ class Run:
     @torch.no_grad()
     def _rewards(self, encoded: Sequence[Encoded]) -> list[np.ndarray]:
         """Rewards of each group; processes share the work."""
-        batches = plan_batches([item.n_tokens for item in encoded], 2 * self.config.tokens_per_batch)
+        batches = plan_batches([item.token_ids for item in encoded], 2 * self.config.tokens_per_batch)
         mine: list[tuple[int, list[float]]] = []
         for members in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
             packed = pack([encoded[i] for i in members]).to(self.accelerator.device)
