@@ -93,7 +93,7 @@ def test_equal_rows_share_their_last_token_and_continued_ones_their_beginning():
 def test_a_long_prompt_is_not_attended_from_again():
     """K answers to a long prompt: its tokens are queries once."""
     prompt = list(range(100))
-    batch = pack_rows([[prompt + [200 + k, 7, 8] for k in range(8)]])
+    batch = pack_rows([[[*prompt, 200 + k, 7, 8] for k in range(8)]])
     queries = sum((b.path_NL if b.query_NQ is None else b.query_NQ).numel() for b in batch.layout.buckets)
     assert queries == batch.n_tokens == 124
 

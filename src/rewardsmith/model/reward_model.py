@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from rewardsmith.errors import ModelError
 from rewardsmith.losses import bradley_terry
 from rewardsmith.model import attention
+from rewardsmith.model.layers import Split, layers_of, narrow_last, plain, split
 from rewardsmith.text.pack import PackedBatch, pack_rows
 
 Pooling = Literal["last", "cls", "mean"]
@@ -59,9 +60,12 @@ class RewardModel(nn.Module):
         # Stiennon et al. 2020 (2009.01325), appendix: std 1 / sqrt(hidden + 1), so that first rewards are about 1.
         nn.init.normal_(self.value_head.weight, std=(hidden_size(config) + 1) ** -0.5)
         self.path_reason = ""
+        self.narrowed: narrow_last | None = None
+        self.parts: Split | None = None
         self._use("padded")
         if path == "packed" or (path is None and self._packed_agrees()):
             self._use("packed")
+            self._narrow_if_same()
 
     # -- the two paths ------------------------------------------------------------------------------------
 
@@ -71,14 +75,17 @@ class RewardModel(nn.Module):
         attention_mask: torch.Tensor | None = None,
         *,
         batch: PackedBatch | None = None,
+        given_TH: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """rewards_B (float32) of padded rows [B, L], left or right padded; or rewards_R of a packed `batch`.
+
+        given_TH is what `lower` made of the same batch: then only the layers above run (after `split`).
 
         attention_mask is 1 at real tokens. Rows are read at their last real token wherever the padding is,
         so pad and eos may share an id.
         """
         if batch is not None:
-            return self._forward_packed(batch) if self.path == "packed" else self._forward_buckets(batch)
+            return self._forward_packed(batch, given_TH) if self.path == "packed" else self._forward_buckets(batch)
         if input_ids is None or input_ids.ndim != 2:
             raise ModelError("input_ids must be [batch, length]")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -92,14 +99,27 @@ class RewardModel(nn.Module):
             return self._forward_packed(packed)
         return self._forward_rows(rows)
 
-    def _forward_packed(self, batch: PackedBatch) -> torch.Tensor:
-        hidden_TH = self.trunk(
-            input_ids=batch.token_ids_T.unsqueeze(0),
-            position_ids=batch.position_ids_T.unsqueeze(0),
-            use_cache=False,
-            layout=batch.layout,
-        ).last_hidden_state[0]
+    def _forward_packed(self, batch: PackedBatch, given_TH: torch.Tensor | None = None) -> torch.Tensor:
+        if given_TH is None:
+            hidden_TH = run_packed(self.trunk, batch)
+        else:
+            assert self.parts is not None, "given_TH needs a split model"
+            hidden_TH = run_packed(self.parts.upper, batch, given=given_TH.unsqueeze(0))
         return self._read(hidden_TH.index_select(0, batch.last_R))
+
+    def split(self, n_upper: int) -> None:
+        """Let `lower` stop below the top `n_upper` layers, and `forward` start there."""
+        self.parts = split(self.trunk, n_upper)
+
+    @torch.no_grad()
+    def lower(self, batch: PackedBatch) -> torch.Tensor:
+        """hidden_TH below the split. Without dropout: frozen layers are what they will be when they serve."""
+        assert self.parts is not None, "lower needs a split model"
+        was_training = self.parts.lower.training
+        self.parts.lower.eval()
+        hidden_TH = run_packed(self.parts.lower, batch)
+        self.parts.lower.train(was_training)
+        return hidden_TH
 
     def _forward_buckets(self, batch: PackedBatch) -> torch.Tensor:
         """The padded path over a packed batch, one rectangle per bucket of similar lengths."""
@@ -140,7 +160,34 @@ class RewardModel(nn.Module):
 
     def _use(self, path: Path) -> None:
         self.path: Path = path
-        self.trunk.config._attn_implementation = attention.NAME if path == "packed" else self._stock_attention
+        name = attention.NAME if path == "packed" else self._stock_attention
+        # Layers ask the config they were built with, which need not be the trunk's own object.
+        configs: dict[int, Any] = {id(m.config): m.config for m in self.trunk.modules() if hasattr(m, "config")}
+        for config in configs.values():
+            config._attn_implementation = name
+
+    @torch.no_grad()
+    def _narrow_if_same(self) -> None:
+        """Leave the last layer's unread rows out, where the rewards of a few tokens stay the same."""
+        was_training = self.trunk.training
+        self.trunk.eval()
+        batch = pack_rows([probe_rows(self.trunk)]).to(self.value_head.weight.device)
+        before = self._forward_packed(batch)
+        try:
+            self.narrowed = narrow_last(layers_of(plain(self.trunk))[-1])
+            after = self._forward_packed(batch)
+        except Exception:  # a layer built in another way: all of it is computed then
+            after = before + torch.nan
+        if not bool((before - after).abs().max() <= self._tolerance(before)):
+            if self.narrowed is not None:
+                self.narrowed.remove()
+            self.narrowed = None
+        self.trunk.train(was_training)
+
+    def _tolerance(self, rewards: torch.Tensor) -> torch.Tensor:
+        # A half-precision trunk rounds along both paths: eight bits are left for the comparison.
+        tolerance = PARITY_TOLERANCE if self.trunk.dtype == torch.float32 else 0.1
+        return tolerance * rewards.abs().mean().clamp(min=1e-3)
 
     @torch.no_grad()
     def _packed_agrees(self) -> bool:
@@ -148,9 +195,7 @@ class RewardModel(nn.Module):
         if self.pooling != "last":
             self.path_reason = "an encoder: every token sees every other"
             return False
-        n = min(self.trunk.config.get_text_config().vocab_size, 97) - 1
-        token = [1 + (7 * i) % n for i in range(29)]
-        rows = [token[:9] + token[9:16], token[:9] + token[16:21], token[21:29]]
+        rows = probe_rows(self.trunk)
         was_training = self.trunk.training
         self.trunk.eval()
         try:
@@ -165,10 +210,7 @@ class RewardModel(nn.Module):
         finally:
             self.trunk.train(was_training)
         self._use("padded")
-        scale = padded.abs().mean().clamp(min=1e-3)
-        # A half-precision trunk rounds along both paths: eight bits are left for the comparison.
-        tolerance = PARITY_TOLERANCE if self.trunk.dtype == torch.float32 else 0.1
-        if not bool((padded - packed).abs().max() <= tolerance * scale):
+        if not bool((padded - packed).abs().max() <= self._tolerance(padded)):
             self.path_reason = "packed and padded rewards differ: layers mix tokens outside attention"
             return False
         return True
@@ -188,6 +230,25 @@ def reward_model_loss(
     chosen_B = model(chosen_ids, chosen_mask)
     rejected_B = model(rejected_ids, rejected_mask)
     return bradley_terry(chosen_B, rejected_B).mean(), (chosen_B > rejected_B).float().mean()
+
+
+def run_packed(trunk: nn.Module, batch: PackedBatch, **options: Any) -> torch.Tensor:
+    """last_hidden_state [T, H] of a trunk, or of a part of one, over a packed batch."""
+    output = trunk(
+        input_ids=batch.token_ids_T.unsqueeze(0),
+        position_ids=batch.position_ids_T.unsqueeze(0),
+        use_cache=False,
+        layout=batch.layout,
+        **options,
+    )
+    return output.last_hidden_state[0]
+
+
+def probe_rows(trunk: PreTrainedModel) -> list[list[int]]:
+    """Three short rows, two of which share a beginning: what a self-check compares two ways on."""
+    n = min(trunk.config.get_text_config().vocab_size, 97) - 1
+    token = [1 + (7 * i) % n for i in range(29)]
+    return [token[:9] + token[9:16], token[:9] + token[16:21], token[21:29]]
 
 
 def rows_of(batch: PackedBatch) -> list[list[int]]:

@@ -13,7 +13,7 @@ those that no earlier path computes. Attention gathers paths into rectangles (`B
 and writes each token's result back once (`Layout.source_T`). Rewards are read at the last token of every row.
 
 Shape legend: T tokens in the line, R rows, G groups, N paths of one bucket, L its longest path, Q the most
-queries of a path in it.
+queries of a path in it, U tokens that a reward is read at.
 """
 
 from __future__ import annotations
@@ -53,9 +53,10 @@ class Bucket:
     masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Bucket:
+        path_NL = self.path_NL.to(device, non_blocking=True)
         if self.query_NQ is None or self.first_N is None:
-            return Bucket(self.path_NL.to(device, non_blocking=True))
-        return Bucket(*(t.to(device, non_blocking=True) for t in (self.path_NL, self.query_NQ, self.first_N)))
+            return Bucket(path_NL)
+        return Bucket(path_NL, self.query_NQ.to(device, non_blocking=True), self.first_N.to(device, non_blocking=True))
 
     def mask(self, window: int | None = None) -> torch.Tensor:
         """Bool, True where a query sees a key: not later than itself, and within `window` tokens.
@@ -79,14 +80,17 @@ class Bucket:
 class Layout:
     """Who attends to whom: the buckets of paths, and where each token's own result is found in them.
 
-    source_T indexes the concatenation of the buckets' flattened outputs, [N * Q] or [N * L] each.
+    source_T indexes the concatenation of the buckets' flattened outputs, [N * Q] or [N * L] each. read_U are the
+    tokens that rewards are read at, each once.
     """
 
     buckets: tuple[Bucket, ...]
     source_T: torch.Tensor
+    read_U: torch.Tensor
 
     def to(self, device: torch.device) -> Layout:
-        return Layout(tuple(bucket.to(device) for bucket in self.buckets), self.source_T.to(device, non_blocking=True))
+        buckets = tuple(bucket.to(device) for bucket in self.buckets)
+        return Layout(buckets, self.source_T.to(device, non_blocking=True), self.read_U.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
@@ -206,7 +210,8 @@ def _layout(paths: Sequence[np.ndarray], shared: Sequence[int], n_tokens: int) -
                 buckets.append(Bucket(torch.from_numpy(path_NL), torch.from_numpy(query_NQ), first_N))
             else:
                 buckets.append(Bucket(torch.from_numpy(path_NL)))
-    return Layout(tuple(buckets), torch.from_numpy(source_T))
+    read_U = torch.tensor(sorted(int(path[-1]) for path in paths))
+    return Layout(tuple(buckets), torch.from_numpy(source_T), read_U)
 
 
 def _rectangle(paths: Sequence[np.ndarray]) -> np.ndarray:

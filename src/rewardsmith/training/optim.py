@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel
 
 from rewardsmith.errors import ConfigError
+from rewardsmith.model.layers import final_norms, layers_of
 from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.training.config import TrainConfig
 from rewardsmith.training.objective import PreferenceLoss
@@ -32,24 +31,6 @@ def choose_parameters(model: RewardModel, config: TrainConfig) -> list[str]:
     for norm in final_norms(model.trunk, layers):
         norm.requires_grad_(True)
     return [f"training the top {n} of {len(layers)} layers"]
-
-
-def layers_of(trunk: PreTrainedModel) -> nn.ModuleList:
-    """The stack of decoder or encoder layers."""
-    n = trunk.config.get_text_config().num_hidden_layers
-    for module in trunk.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == n:
-            return module
-    raise ConfigError("--train-layers: the layers of this model were not found")
-
-
-def final_norms(trunk: nn.Module, layers: nn.ModuleList) -> list[nn.Module]:
-    """Modules beside the stack that work on its output: norms named so by their families."""
-    names = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
-    for parent in trunk.modules():
-        if any(child is layers for child in parent.children()):
-            return [child for name, child in parent.named_children() if name in names]
-    return []
 
 
 def add_lora(model: RewardModel, config: TrainConfig) -> str:
