@@ -47,7 +47,7 @@ def test_rewards_do_not_depend_on_batches_order_or_company(scorer):
     together = [s.rewards for s in scorer.score(everything)]
     alone = [scorer.score([g])[0].rewards for g in everything]
     reverse = [s.rewards for s in scorer.score(everything[::-1])][::-1]
-    big = [s.rewards for s in ModelScorer(scorer.model, scorer.renderer, tokens_per_batch=10_000).score(everything)]
+    big = [s.rewards for s in ModelScorer(scorer.models, scorer.renderer, tokens_per_batch=10_000).score(everything)]
     for other in (alone, reverse, big):
         assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(together, other, strict=True))
     assert np.concatenate(together).std() > 0.01

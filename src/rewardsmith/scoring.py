@@ -67,12 +67,28 @@ class FunctionScorer:
 
 
 class ModelScorer:
-    """A trained reward model as a scorer: packed batches of at most `tokens_per_batch` tokens."""
+    """A trained reward model, or the members of an ensemble, as a scorer: packed batches of at most
+    `tokens_per_batch` tokens.
 
-    def __init__(self, model: RewardModel, renderer: Renderer, *, tokens_per_batch: int = 8192) -> None:
-        self.model = model.eval()
+    An ensemble's reward is the mean over its members; `std` is their spread, each member's constant (`offsets`,
+    which no comparison sees) taken out. `n_tokens` and `n_row_tokens` count what was computed, and what would
+    have been without sharing.
+    """
+
+    def __init__(
+        self,
+        model: RewardModel | Sequence[RewardModel],
+        renderer: Renderer,
+        *,
+        tokens_per_batch: int = 8192,
+        offsets: Sequence[float] = (),
+    ) -> None:
+        self.models = [m.eval() for m in (model if isinstance(model, Sequence) else [model])]
+        self.offsets = np.array(offsets or [0.0] * len(self.models))
+        assert len(self.offsets) == len(self.models), "one offset per member"
         self.renderer = renderer
         self.tokens_per_batch = tokens_per_batch
+        self.n_tokens = self.n_row_tokens = 0
 
     def score(self, groups: Sequence[Group]) -> list[Scores]:
         """Rewards of each group, in order. A group that cannot be rendered gets NaN and the reason."""
@@ -89,22 +105,31 @@ class ModelScorer:
                 results.append(Scores(nan, error=reasons.get(group.id, "left out by the renderer")))
             else:
                 lengths = tuple(len(row) for row in item.token_ids)
-                results.append(Scores(done[id(group)], truncated=item.truncated, n_tokens=lengths))
+                rewards_MK = done[id(group)]
+                std = None if len(rewards_MK) == 1 else (rewards_MK - self.offsets[:, None]).std(axis=0, ddof=1)
+                results.append(Scores(rewards_MK.mean(axis=0), std, item.truncated, lengths))
         return results
 
     def _rewards(self, encoded: Sequence[Any]) -> list[np.ndarray]:
+        """[M, K] rewards of each group by each member."""
         import torch
 
         from rewardsmith.text.pack import pack, plan_batches
 
-        device = self.model.value_head.weight.device
-        rewards: list[np.ndarray] = [np.empty(0)] * len(encoded)
+        first_model = self.models[0]
+        device = first_model.value_head.weight.device
+        rewards: list[np.ndarray] = [np.empty((0, 0))] * len(encoded)
         for members in plan_batches([item.token_ids for item in encoded], self.tokens_per_batch):
-            batch = pack([encoded[i] for i in members])
+            batch = pack([encoded[i] for i in members]).to(device)
+            self.n_tokens += batch.n_tokens
+            self.n_row_tokens += batch.n_row_tokens
             with torch.inference_mode():
-                rewards_R = self.model(batch=batch.to(device)).double().cpu().numpy()
+                shared = len(self.models) > 1 and first_model.parts is not None
+                given_TH = first_model.lower(batch) if shared else None
+                rewards_MR = torch.stack([model(batch=batch, given_TH=given_TH) for model in self.models])
+            values_MR = rewards_MR.double().cpu().numpy()
             for i, first in zip(members, batch.first_row_G, strict=True):
-                rewards[i] = rewards_R[first : first + len(encoded[i].token_ids)]
+                rewards[i] = values_MR[:, first : first + len(encoded[i].token_ids)]
         return rewards
 
 
@@ -116,20 +141,23 @@ def load_scorer(
     max_response_length: int | None = None,
     trust_remote_code: bool = False,
 ) -> ModelScorer:
-    """The scorer of an artifact folder or of a Hugging Face sequence classifier with one output.
+    """The scorer of an artifact or ensemble folder, or of a Hugging Face sequence classifier with one output.
 
     `max_response_length` replaces what the artifact's render contract says.
     """
     import torch
 
-    from rewardsmith.model.artifact import load_reward_model
+    from rewardsmith.model.artifact import load_members
 
-    model, renderer, _ = load_reward_model(
+    models, renderer, meta = load_members(
         path, max_response_length=max_response_length, trust_remote_code=trust_remote_code
     )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return ModelScorer(model.to(device), renderer, tokens_per_batch=tokens_per_batch)
+    offsets = meta.get("member_means") or ()
+    return ModelScorer(
+        [model.to(device) for model in models], renderer, tokens_per_batch=tokens_per_batch, offsets=offsets
+    )
 
 
 # -- rows ---------------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ class Score:
         """What the rows depend on: an interrupted file goes on only with the same."""
         from rewardsmith.scoring import file_mark
 
-        weights = sorted(Path(self.model).glob("*.safetensors")) if Path(self.model).is_dir() else []
+        weights = sorted(Path(self.model).rglob("*.safetensors")) if Path(self.model).is_dir() else []
         return {
             "model": f"{self.model} {[file_mark(w) for w in weights]}",
             "files": str([file_mark(Path(f)) for f in self.files]),

@@ -129,7 +129,7 @@ def test_lora_is_merged_for_the_artifact(tmp_path):
     from rewardsmith.training.optim import choose_parameters
 
     model = RewardModel(tiny_trunk())
-    choose_parameters(model, TrainConfig(data=("x",), model="x", output="x", lora_rank=2))
+    choose_parameters(model, TrainConfig(data=("x",), model="x", output="x", lora_rank=2), seed=0)
     assert model.value_head.weight.requires_grad, "the head is always trained"
     trained = [n for n, p in model.named_parameters() if p.requires_grad]
     assert all("lora" in n or n == "value_head.weight" for n in trained)

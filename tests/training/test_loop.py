@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -215,7 +216,7 @@ def test_resume_refuses_other_labels(config, monkeypatch):
         train(replace(config, resume=True, data_weights=(0.5,)), quiet=True)
 
 
-@pytest.mark.parametrize("changes", [{"lora_rank": 2}, {"train_layers": 1}])
+@pytest.mark.parametrize("changes", [{"lora_rank": 2}, {"train_layers": 1}, {"lora_rank": 2, "train_layers": 1}])
 def test_partial_training_resumes_to_the_same_bits(config, tmp_path, monkeypatch, changes):
     config = replace(config, **changes)
     train(config, quiet=True)
@@ -311,7 +312,7 @@ def test_best_weights_are_kept(config, monkeypatch):
     def staged(self):
         metrics = {**evaluate(self), "accuracy": next(figures)}
         if metrics["accuracy"] == 0.9:
-            kept.update({n: p.detach().clone() for n, p in self.model.named_parameters()})
+            kept.update({n: p.detach().clone() for n, p in self.models[0].named_parameters()})
         return metrics
 
     monkeypatch.setattr(loop.Run, "evaluate", staged)
@@ -325,6 +326,41 @@ def test_early_stopping(config, monkeypatch):
     monkeypatch.setattr(loop.Run, "evaluate", lambda self: {**evaluate(self), "accuracy": 0.5, "loss": 1.0})
     meta = train(replace(config, eval_every=1, early_stopping=3), quiet=True)
     assert meta["training"]["steps"] == 4
+
+
+def test_a_run_states_its_speed(config, capsys):
+    meta = train(replace(config, epochs=1))
+    assert meta["speed"].keys() == {"tokens_per_second", "shared_tokens", "mfu", "peak_gflops", "peak_memory_gb"}
+    assert 0 < meta["speed"]["mfu"] < 1
+    lines = [json.loads(line) for line in (Path(config.output) / "training_metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "tokens" in line]
+    saved = 1 - sum(s["tokens"] for s in steps) / sum(s["row_tokens"] for s in steps)
+    assert meta["speed"]["shared_tokens"] == pytest.approx(saved, abs=1e-4)
+    assert saved > 0.3, "both answers share their prompt"
+    assert f"{saved:.0%} of tokens shared" in capsys.readouterr().err
+
+
+def test_one_prompt_in_several_rows_is_one_steps_business(config):
+    rows = [{"prompt": f"say {i % 6}", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(24)]
+    Path(config.data[0]).write_text("".join(json.dumps(r) + "\n" for r in rows))
+    run = loop.Run(replace(config, batch_size=8), quiet=True)
+    steps = [run._step_items(s) for s in range(run.total_steps)]
+    for epoch in (steps[:3], steps[3:]):
+        seen = [item.group.responses[0][0].content for items in epoch for item in items]
+        assert sorted(seen) == sorted(r["chosen"] for r in rows)
+        counts = [Counter(item.group.prompt[0].content for item in items) for items in epoch]
+        assert all(n % 2 == 0 for count in counts for n in count.values()), "two at a time"
+    assert [i.group.id for i in steps[0]] != [i.group.id for i in steps[3]]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("not enough memory: x")])
+def test_lack_of_memory_is_one_line(config, monkeypatch, error):
+    def fails(self, step, items):
+        raise error
+
+    monkeypatch.setattr(loop.Run, "_train_step", fails)
+    with pytest.raises(TrainingError, match=r"out of memory with --tokens-per-batch 4096: lower it, or add"):
+        train(config, quiet=True)
 
 
 def test_held_out_share_keeps_prompts_apart(config):
@@ -417,7 +453,9 @@ def test_mixing_weights_reach_the_loss(config, tmp_path):
         ({"output": "."}, "--output"),
         ({"learning_rate": float("nan")}, "--learning-rate"),
         ({"eval_fraction": 0.2}, "exclude each other"),
-        ({"lora_rank": 2, "train_layers": 1}, "exclude each other"),
+        ({"lora_rank": 2, "train_layers": 0}, "leaves no layer"),
+        ({"members": 2}, "--members needs"),
+        ({"trunk_cache_gb": -1.0}, "give at least 0"),
         ({"quantize": "4bit"}, "needs --lora-rank"),
         ({"data_weights": (1.0, 2.0)}, "--data-weights"),
         ({"eval_data": (), "early_stopping": 2}, "--early-stopping needs"),

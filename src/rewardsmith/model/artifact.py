@@ -27,6 +27,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from rewardsmith.data.schema import Group, Message
 from rewardsmith.errors import ConfigError, ModelError
+from rewardsmith.model.layers import depth, share_lower
 from rewardsmith.model.load import Base, first_line, forget_quantization, head_of, load_base, refuse_layers_between
 from rewardsmith.model.reward_model import RewardModel, rows_of
 from rewardsmith.progress import say
@@ -65,6 +66,10 @@ def load_reward_model(
     ModelError for a folder that is no reward model: a head is never made up here.
     """
     meta = read_meta(path)
+    if isinstance(meta.get("members"), list):
+        raise ModelError(
+            f"{path} is an ensemble of {len(meta['members'])}; name a member: {Path(path) / meta['members'][0]}"
+        )
     base = load_base(path, dtype=dtype, trust_remote_code=trust_remote_code)
     if base.head is None:
         raise ModelError(f"{path} has no reward head; train one with: rewardsmith train --model {path} --data FILE")
@@ -83,6 +88,39 @@ def load_reward_model(
         )
     model = build(base, pooling=meta.get("pooling"))
     return model.eval(), renderer, meta
+
+
+def load_members(
+    path: str, *, max_response_length: int | None = None, trust_remote_code: bool = False
+) -> tuple[list[RewardModel], Renderer, dict[str, Any]]:
+    """(models, renderer, metadata) of an ensemble, or of a single artifact as an ensemble of one.
+
+    Members share the modules of the first one up to the layer where their weights begin to differ, and are split
+    there: `lower` of the first serves all.
+    """
+    meta = read_meta(path)
+    names = meta.get("members")
+    if not isinstance(names, list):
+        model, renderer, meta = load_reward_model(
+            path, max_response_length=max_response_length, trust_remote_code=trust_remote_code
+        )
+        return [model], renderer, meta
+    models: list[RewardModel] = []
+    n_upper = 0
+    for name in names:
+        model, renderer, _ = load_reward_model(
+            str(Path(path) / Path(name).name),
+            max_response_length=max_response_length,
+            trust_remote_code=trust_remote_code,
+        )
+        if models:
+            model.trunk, n = share_lower(models[0].trunk, model.trunk)
+            n_upper = max(n_upper, n)
+        models.append(model)
+    if all(model.path == "packed" for model in models) and n_upper < depth(models[0].trunk):
+        for model in models:
+            model.split(n_upper)
+    return models, renderer, meta
 
 
 def default_max_length(base: Base) -> int:

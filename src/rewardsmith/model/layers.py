@@ -35,6 +35,11 @@ def layers_of(trunk: nn.Module) -> nn.ModuleList:
     raise ConfigError("--train-layers: the layers of this model were not found")
 
 
+def depth(trunk: nn.Module) -> int:
+    """How many layers there are."""
+    return len(layers_of(plain(trunk)))
+
+
 def final_norms(trunk: nn.Module, layers: nn.ModuleList) -> list[nn.Module]:
     """Modules beside the stack that work on its output: norms named so by their families."""
     return list(_norms_of(trunk, layers).values())
@@ -72,7 +77,7 @@ def split(trunk: nn.Module, n_upper: int) -> Split:
     whole = plain(trunk)
     layers = layers_of(whole)
     cut = len(layers) - n_upper
-    assert 0 < cut < len(layers), "both parts have a layer"
+    assert 0 < cut <= len(layers), "the lower part has a layer"
     identities = {name: nn.Identity() for name in _norms_of(whole, layers)}
     lower = _with_stack(whole, list(layers[:cut]), range(cut), identities)
     # The stand-in takes the place, and the kind, of the last lower layer.
@@ -80,11 +85,40 @@ def split(trunk: nn.Module, n_upper: int) -> Split:
     return Split(lower, upper, cut)
 
 
-def with_own_top(trunk: PreTrainedModel, n_upper: int) -> PreTrainedModel:
-    """A trunk that shares all below the top `n_upper` layers with `trunk`, and owns copies of the rest."""
+def share_lower(first: PreTrainedModel, other: PreTrainedModel) -> tuple[PreTrainedModel, int]:
+    """(`other` on the layers of `first` up to where their weights differ, how many layers are above that).
+
+    The count is the depth, and `other` itself, where something beside the layers and final norms differs.
+    """
+    mine, theirs = layers_of(first), layers_of(other)
+    apart = {
+        id(p)
+        for trunk in (first, other)
+        for m in [layers_of(trunk), *final_norms(trunk, layers_of(trunk))]
+        for p in m.parameters()
+    }
+    around = [[p for p in trunk.parameters() if id(p) not in apart] for trunk in (first, other)]
+    if type(first) is not type(other) or len(mine) != len(theirs) or not _equal(*around):
+        return other, len(theirs)
+    cut = 0
+    while cut < len(mine) and _equal(list(mine[cut].parameters()), list(theirs[cut].parameters())):
+        cut += 1
+    return _with_stack(first, [*mine[:cut], *theirs[cut:]], range(len(mine)), _norms_of(other, theirs)), len(mine) - cut
+
+
+def _equal(a: list[nn.Parameter], b: list[nn.Parameter]) -> bool:
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def with_own_top(trunk: PreTrainedModel, n_upper: int, *, own_weights: bool = True) -> PreTrainedModel:
+    """A trunk that shares all below the top `n_upper` layers with `trunk`, and owns copies of the rest.
+
+    Without `own_weights` the copied layers hold the same weights: adapters in them are their own.
+    """
     layers = layers_of(trunk)
     cut = len(layers) - n_upper
-    own = [copy.deepcopy(layer) for layer in layers[cut:]]
+    shared = {} if own_weights else {id(p): p for p in layers[cut:].parameters()}
+    own = [copy.deepcopy(layer, dict(shared)) for layer in layers[cut:]]
     norms = {name: copy.deepcopy(norm) for name, norm in _norms_of(trunk, layers).items()}
     return _with_stack(trunk, [*layers[:cut], *own], range(len(layers)), norms)
 
@@ -132,6 +166,13 @@ def _config_for(config: Any, kinds: range) -> Any:
 # -- the last layer -----------------------------------------------------------------------------------------
 
 
+def narrow_once(layer: nn.Module) -> narrow_last:
+    """The layer's `narrow_last`: models that share their last layer share the hooks on it."""
+    if "narrowed" not in layer.__dict__:
+        layer.__dict__["narrowed"] = narrow_last(layer)
+    return layer.__dict__["narrowed"]
+
+
 class narrow_last:
     """Hooks on the last layer that run its feed-forward part, most of the layer, on the tokens that are read.
 
@@ -146,6 +187,7 @@ class narrow_last:
         mlp = next((children[name] for name in FEED_FORWARDS if name in children), None)
         if attention is None or mlp is None:
             raise LookupError("the last layer has no attention and feed-forward module of a known name")
+        self.layer, self.feed_forward = layer, mlp
         self.read_U: torch.Tensor | None = None
         self.n_rows = 0
         self.hooks = [
@@ -173,3 +215,4 @@ class narrow_last:
     def remove(self) -> None:
         for hook in self.hooks:
             hook.remove()
+        self.layer.__dict__.pop("narrowed", None)

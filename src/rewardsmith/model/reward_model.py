@@ -25,8 +25,8 @@ from transformers import PreTrainedModel
 from rewardsmith.errors import ModelError
 from rewardsmith.losses import bradley_terry
 from rewardsmith.model import attention
-from rewardsmith.model.layers import Split, layers_of, narrow_last, plain, split
-from rewardsmith.text.pack import PackedBatch, pack_rows
+from rewardsmith.model.layers import Split, layers_of, narrow_last, narrow_once, plain, split
+from rewardsmith.text.pack import PackedBatch, pack_rows, row_paths
 
 Pooling = Literal["last", "cls", "mean"]
 Path = Literal["packed", "padded"]
@@ -104,6 +104,7 @@ class RewardModel(nn.Module):
             hidden_TH = run_packed(self.trunk, batch)
         else:
             assert self.parts is not None, "given_TH needs a split model"
+            self.parts.upper.train(self.trunk.training)
             hidden_TH = run_packed(self.parts.upper, batch, given=given_TH.unsqueeze(0))
         return self._read(hidden_TH.index_select(0, batch.last_R))
 
@@ -115,10 +116,9 @@ class RewardModel(nn.Module):
     def lower(self, batch: PackedBatch) -> torch.Tensor:
         """hidden_TH below the split. Without dropout: frozen layers are what they will be when they serve."""
         assert self.parts is not None, "lower needs a split model"
-        was_training = self.parts.lower.training
         self.parts.lower.eval()
         hidden_TH = run_packed(self.parts.lower, batch)
-        self.parts.lower.train(was_training)
+        self.parts.lower.train(self.trunk.training)
         return hidden_TH
 
     def _forward_buckets(self, batch: PackedBatch) -> torch.Tensor:
@@ -174,7 +174,7 @@ class RewardModel(nn.Module):
         batch = pack_rows([probe_rows(self.trunk)]).to(self.value_head.weight.device)
         before = self._forward_packed(batch)
         try:
-            self.narrowed = narrow_last(layers_of(plain(self.trunk))[-1])
+            self.narrowed = narrow_once(layers_of(plain(self.trunk))[-1])
             after = self._forward_packed(batch)
         except Exception:  # a layer built in another way: all of it is computed then
             after = before + torch.nan
@@ -253,8 +253,7 @@ def probe_rows(trunk: PreTrainedModel) -> list[list[int]]:
 
 def rows_of(batch: PackedBatch) -> list[list[int]]:
     """The K rows of every group, unpacked again, in the order of the rewards."""
-    rows = {last: row for bucket in rows_of_buckets(batch) for last, row in bucket.items()}
-    return [rows[last] for last in batch.last_R.tolist()]
+    return [batch.token_ids_T[torch.from_numpy(path)].tolist() for path in row_paths(batch)]
 
 
 def rows_of_buckets(batch: PackedBatch) -> Iterator[dict[int, list[int]]]:

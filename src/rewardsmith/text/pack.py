@@ -166,6 +166,17 @@ def pack_rows(rows_GK: Sequence[Sequence[Row]], *, share: bool = True) -> Packed
     )
 
 
+def row_paths(batch: PackedBatch) -> list[np.ndarray]:
+    """For each row, where its tokens lie in the line."""
+    place = batch.position_ids_T.tolist()
+    paths = {
+        int(path[-1]): path[: place[path[-1]] + 1]
+        for bucket in batch.layout.buckets
+        for path in bucket.path_NL.cpu().numpy()
+    }
+    return [paths[last] for last in batch.last_R.tolist()]
+
+
 def common_length(a: np.ndarray, b: np.ndarray) -> int:
     """How many leading tokens two rows share."""
     n = min(len(a), len(b))

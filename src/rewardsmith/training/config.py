@@ -57,7 +57,14 @@ class TrainConfig:
     """Where the reward is read: the last token (decoders), the first or the mean over all (encoders). auto chooses
     last or cls; mean over a BERT-style encoder is served by this package only, and is said so when it is saved."""
     train_layers: int | None = None
-    """Train only the top N layers (and the final norm and head); the rest stays as it is. Default: all."""
+    """Train only the top N layers (and the final norm and head); the rest stays as it is. With --lora-rank: adapters
+    in the top N layers only. Default: all."""
+    trunk_cache_gb: float = 4.0
+    """With --train-layers: disk space for what the frozen layers compute, so that they run once for all epochs,
+    members and later runs on the same data (in ~/.cache/rewardsmith/trunk). 0: off."""
+    members: int = 1
+    """Train an ensemble of N reward models that share every layer which is not trained, in one pass over the data
+    (needs --train-layers or --lora-rank). score then gives their mean, and their spread as std."""
     lora_rank: int = 0
     """Train LoRA adapters of this rank instead of the weights (the head is always trained). 0: off."""
     lora_alpha: int = 32
@@ -100,6 +107,7 @@ class TrainConfig:
         lowest = {
             "epochs": 1, "batch_size": 1, "tokens_per_batch": 16, "save_every": 1, "limit": 1, "eval_every": 0,
             "early_stopping": 0, "lora_rank": 0, "seed": 0, "weight_decay": 0, "max_grad_norm": 0, "train_layers": 0,
+            "members": 1, "trunk_cache_gb": 0,
         }  # fmt: skip
         for name, low in lowest.items():
             value = getattr(self, name)
@@ -117,8 +125,10 @@ class TrainConfig:
             raise ConfigError("--eval-data and --eval-fraction exclude each other")
         if self.quantize != "none" and not self.lora_rank:
             raise ConfigError("--quantize needs --lora-rank: weights of 4 or 8 bits are not trained themselves")
-        if self.lora_rank and self.train_layers is not None:
-            raise ConfigError("--lora-rank and --train-layers exclude each other")
+        if self.lora_rank and self.train_layers == 0:
+            raise ConfigError("--train-layers 0 leaves no layer for --lora-rank to adapt")
+        if self.members > 1 and not self.lora_rank and self.train_layers is None:
+            raise ConfigError("--members needs --train-layers N or --lora-rank N: what each member has of its own")
         if self.early_stopping and not (self.eval_data or self.eval_fraction):
             raise ConfigError("--early-stopping needs --eval-data or --eval-fraction")
 

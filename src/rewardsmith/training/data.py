@@ -89,6 +89,24 @@ def _named(
     ]
 
 
+def prompt_blocks(encoded: Sequence[Encoded], most: int) -> list[list[int]]:
+    """Indices of groups, those with one prompt together, at most `most` in a block.
+
+    A prompt that comes in several rows of the files is then computed once for all of them, and its comparisons,
+    which say much the same, are one step's business (InstructGPT, 2203.02155, section 3.5).
+    """
+    blocks: list[list[int]] = []
+    open_block: dict[str, list[int]] = {}
+    for i, item in enumerate(encoded):
+        key = repr(item.group.prompt)
+        block = open_block.get(key)
+        if block is None or len(block) == most:
+            block = open_block[key] = []
+            blocks.append(block)
+        block.append(i)
+    return blocks
+
+
 def fingerprint(renderer: Renderer, data: Data) -> str:
     """A hash over tokens and labels: what the numbers of a run depend on."""
     labels = repr([(i.group.preferences, i.group.ratings, i.group.weight) for i in data.encoded])

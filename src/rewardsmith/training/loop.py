@@ -23,18 +23,22 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 
+from rewardsmith.ensemble import save_ensemble
 from rewardsmith.errors import ConfigError, Interrupted, TrainingError
-from rewardsmith.model.artifact import META, build, read_meta, save_reward_model, stock_classifier
+from rewardsmith.model.artifact import META, read_meta, save_reward_model, stock_classifier
+from rewardsmith.model.layers import depth
 from rewardsmith.model.load import load_base
 from rewardsmith.progress import Bar, clock, say
-from rewardsmith.text.pack import pack, plan_batches
+from rewardsmith.text.pack import PackedBatch, pack, plan_batches
 from rewardsmith.text.render import Encoded, Renderer
 from rewardsmith.training import checkpoint
+from rewardsmith.training.cache import GB, CacheUnusable, TrunkCache
 from rewardsmith.training.config import TrainConfig
-from rewardsmith.training.data import fingerprint, load_data, some, sources
+from rewardsmith.training.data import fingerprint, load_data, prompt_blocks, some, sources
+from rewardsmith.training.meter import Meter, speed
 from rewardsmith.training.objective import PreferenceLoss, make_pair_batch, step_weight
-from rewardsmith.training.optim import choose_parameters, make_optimizer, rate_factor, resolve_precision
-from rewardsmith.training.setup import check_length, start_accelerator
+from rewardsmith.training.optim import make_members, make_optimizer, rate_factor, resolve_precision
+from rewardsmith.training.setup import check_length, naming_lack_of_memory, start_accelerator
 
 SYNC_EVERY = 10  # steps between two looks at the numbers on a GPU; on a CPU looking is free
 METRICS = "metrics.jsonl"
@@ -86,33 +90,58 @@ class Run:
         self.tell(f"loading {config.model}")
         torch.manual_seed(config.seed)  # a pooler or a pad row that the files lack is the same in every run
         base = load_base(config.model, quantize=config.quantize, trust_remote_code=config.trust_remote_code)
-        torch.manual_seed(config.seed)
-        asked = read_meta(config.model).get("pooling") if config.pooling == "auto" else config.pooling
-        self.model = build(base, pooling=asked)
-        stock_classifier(self.model)  # what cannot be saved is refused now, not after training
+        self.models, notes = make_members(base, config)
+        stock_classifier(self.models[0])  # what cannot be saved is refused now, not after training
         check_length(config.render.max_length, base)
-        if config.gradient_checkpointing:
-            self.model.trunk.gradient_checkpointing_enable({"use_reentrant": False})
-        notes = [*base.notes, *choose_parameters(self.model, config)]
-        if self.model.path == "padded":
-            notes.append(f"padded path: {self.model.path_reason}")
+        if self.models[0].path == "padded":
+            notes.append(f"padded path: {self.models[0].path_reason}")
         self.renderer = Renderer(base.tokenizer, config.render)
-        self.loss = PreferenceLoss(config.loss)
         self.train_data, self.eval_data = load_data(config, self.renderer)
-        for note in [*notes, *self._data_notes()]:
+        for note in [*base.notes, *notes, *self._data_notes()]:
             self.tell(note)
-        self.optimizer = make_optimizer(self.model, self.loss, config)
-        self.loss.to(self.accelerator.device)
-        self.parallel, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
-        self.modules = {"model": self.model, "loss": self.loss}
-        n = len(self.train_data.encoded)
-        self.steps_per_epoch = -(-n // config.batch_size)
+        self.losses = [PreferenceLoss(config.loss).to(self.accelerator.device) for _ in self.models]
+        self.optimizer = make_optimizer(self.models, self.losses, config)
+        *self.parallel, self.optimizer = self.accelerator.prepare(*self.models, self.optimizer)
+        self.modules = {f"{kind}{m or ''}": module for m, pair in enumerate(zip(self.models, self.losses))
+                        for kind, module in zip(("model", "loss"), pair)}  # fmt: skip
+        self.cache = self._trunk_cache()
+        self.blocks = prompt_blocks(self.train_data.encoded, most=max(config.batch_size // 4, 1))
+        self.steps_per_epoch = -(-len(self.train_data.encoded) // config.batch_size)
         self.total_steps = self.steps_per_epoch * config.epochs
-        self.state: dict[str, Any] = {"best": None, "last": None, "bad_evaluations": 0, "tokens": 0, "seconds": 0.0}
+        self.state: dict[str, Any] = {
+            "best": None, "last": None, "bad_evaluations": 0,
+            "tokens": 0, "row_tokens": 0, "seconds": 0.0, "step_seconds": 0.0,
+        }  # fmt: skip
         self.order: tuple[int, np.ndarray] | None = None  # (epoch, its order of the groups)
-        self.pending: list[dict[str, Any]] = []  # steps whose numbers are still on the device
+        self.meter = Meter(self.accelerator, self.precision, len(self.models))
         self.interrupted = False  # a signal reached this process
         self.stopping = False  # all processes know
+
+    def _trunk_cache(self) -> TrunkCache | None:
+        """What the frozen layers below the trained ones compute, from the disk; None where that cannot be."""
+        config, model = self.config, self.models[0]
+        if config.train_layers is None or model.path != "packed" or config.train_layers == depth(model.trunk):
+            return None
+        for member in self.models:
+            member.split(config.train_layers)
+        if not config.trunk_cache_gb or self.accelerator.num_processes > 1:
+            return None
+        try:
+            cache = TrunkCache(
+                model,
+                self.train_data.encoded + self.eval_data.encoded,
+                limit_bytes=config.trunk_cache_gb * GB,
+                tokens_per_batch=2 * config.tokens_per_batch,
+                precision=self.precision,
+                autocast=self.accelerator.autocast,
+                quiet=not self.loud,
+            )
+        except CacheUnusable as reason:
+            self.tell(f"frozen layers are computed in every step: {reason}")
+            return None
+        verb = "read from" if cache.found else "kept in"
+        self.tell(f"frozen layers: {cache.n_tokens} tokens, {cache.size / 1e6:.0f} MB {verb} {cache.path}")
+        return cache
 
     # -- the line -----------------------------------------------------------------------------------------
 
@@ -125,7 +154,7 @@ class Run:
         if config.tracker != "none":
             self.accelerator.init_trackers("rewardsmith", config={"model": config.model, "output": config.output})
         started = time.monotonic() - self.state["seconds"]
-        self.parallel.train()
+        self._train_mode()
         pairs = 0
         with (
             _InterruptGuard(self),
@@ -135,15 +164,19 @@ class Run:
             tokens_before = self.state["tokens"]
             while step < self.total_steps and not self._stop_early():
                 items = self._step_items(step)
-                self._train_step(step, items)
+                step_began = time.monotonic()
+                with naming_lack_of_memory(config):
+                    self._train_step(step, items)
                 step += 1
                 self._agree_on_interrupt()
                 pairs += sum(len(item.group.preferences) for item in items)
                 self.state["seconds"] = time.monotonic() - started
                 if self._looks_at(step):
                     self._flush()
+                self.state["step_seconds"] += time.monotonic() - step_began
                 seconds = max(time.monotonic() - began, 1e-9)
-                bar.advance(note=self._note(pairs / seconds, (self.state["tokens"] - tokens_before) / seconds))
+                tokens = self.state["tokens"] - tokens_before
+                bar.advance(note=f"{self.meter.note()}{pairs / seconds:.2f} pairs/s {tokens / seconds:.0f} tokens/s")
                 if self._evaluates_at(step):
                     self._evaluate_and_keep(step)
                 if self.stopping or step % config.save_every == 0 or step == self.total_steps:
@@ -161,6 +194,10 @@ class Run:
         else:
             self.stopping = self.interrupted
 
+    def _train_mode(self) -> None:
+        for model in self.models:
+            model.train()
+
     def _train_step(self, step: int, items: Sequence[Encoded]) -> None:
         """One optimiser step over `items`: the loss is their weighted mean, whatever the batches."""
         config, accelerator = self.config, self.accelerator
@@ -169,94 +206,63 @@ class Run:
         world, rank = accelerator.num_processes, accelerator.process_index
         mine = batches[rank::world] or batches[:1]  # a process without work repeats a batch at weight 0
         idle = not batches[rank::world]
-        record: dict[str, Any] = {"step": step + 1, "items": [], "sums": None}
+        self.meter.begin(step + 1)
         for n, members in enumerate(mine):
             part = [items[i] for i in members]
             packed = pack(part).to(accelerator.device)
             pairs = make_pair_batch([item.group for item in part], packed.first_row_G, total, config.loss)
+            pairs = pairs.to(accelerator.device)
+            given_TH = self._given(part, packed)
             last = n == len(mine) - 1
-            with nullcontext() if last else accelerator.no_sync(self.parallel):
-                rewards_R = self.parallel(batch=packed)
-                output = self.loss(rewards_R, pairs.to(accelerator.device))
-                # Processes average their gradients; the step's loss is the sum of its parts.
-                accelerator.backward(output.loss * (0.0 if idle else world))
-            self._record(record, part, output, rewards_R, packed.n_tokens, idle)
-        for parameter in self.loss.parameters():  # outside the parallel model, so not averaged with it
-            if parameter.grad is not None:
-                parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
+            for parallel, loss in zip(self.parallel, self.losses, strict=True):
+                with nullcontext() if last else accelerator.no_sync(parallel):
+                    rewards_R = parallel(batch=packed, given_TH=given_TH)
+                    output = loss(rewards_R, pairs)
+                    # Processes average their gradients; the step's loss is the sum of its parts.
+                    accelerator.backward(output.loss * (0.0 if idle else world))
+                self.meter.add(part, packed, output, rewards_R, idle=idle)
+        for loss in self.losses:
+            for parameter in loss.parameters():  # outside the parallel model, so not averaged with it
+                if parameter.grad is not None:
+                    parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
         norm = self._clip()
-        self._look_before_leap(record, norm)
+        if accelerator.device.type == "cpu":
+            self.meter.check_now(norm)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rate_factor(step, self.total_steps, config)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        record["sums"]["grad_norm"] = norm
-        record["lr"] = self.optimizer.param_groups[0]["lr"]
-        self.pending.append(record)
+        self.meter.end(norm, self.optimizer.param_groups[0]["lr"])
+
+    def _given(self, items: Sequence[Encoded], packed: PackedBatch) -> torch.Tensor | None:
+        """What all members have in common, once: from the disk, or computed for this batch."""
+        if self.cache is not None:
+            return self.cache.given(items, packed)
+        if len(self.models) > 1 and self.models[0].parts is not None:
+            with self.accelerator.autocast():
+                return self.models[0].lower(packed)
+        return None
 
     def _clip(self) -> torch.Tensor:
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        """Scale each member's gradient down to the limit; returns the mean norm before."""
         limit = self.config.max_grad_norm or float("inf")
-        return self.accelerator.clip_grad_norm_(trained, limit)
+        self.accelerator.unscale_gradients()
+        norms = [
+            torch.nn.utils.clip_grad_norm_([p for m in pair for p in m.parameters() if p.requires_grad], limit)
+            for pair in zip(self.models, self.losses, strict=True)
+        ]
+        return torch.stack(norms).mean()
 
     def _step_items(self, step: int) -> list[Encoded]:
         """The groups of a step: the epoch's order is a function of (seed, epoch) alone."""
         epoch, within = divmod(step, self.steps_per_epoch)
         if self.order is None or self.order[0] != epoch:
             rng = np.random.default_rng([self.config.seed, epoch])
-            self.order = (epoch, rng.permutation(len(self.train_data.encoded)))
+            self.order = (epoch, np.concatenate([self.blocks[b] for b in rng.permutation(len(self.blocks))]))
         chosen = self.order[1][within * self.config.batch_size : (within + 1) * self.config.batch_size]
         return [self.train_data.encoded[i] for i in chosen]
 
     # -- numbers ------------------------------------------------------------------------------------------
-
-    def _record(
-        self,
-        record: dict[str, Any],
-        part: Sequence[Encoded],
-        output: Any,
-        rewards_R: torch.Tensor,
-        tokens: int,
-        idle: bool,
-    ) -> None:
-        """Add a batch's numbers to its step, as tensors on the device: nothing waits for them here."""
-        sums = {
-            "loss": output.loss.detach(),
-            "correct": output.correct,
-            "decided": output.decided,
-            "margin": output.margin,
-            "reward_sum": rewards_R.detach().sum(),
-            "n_rewards": torch.tensor(float(len(rewards_R)), device=rewards_R.device),
-            "tokens": torch.tensor(float(tokens), device=rewards_R.device),
-        }
-        if idle:
-            sums = {name: value * 0 for name, value in sums.items()}
-        known = record["sums"]
-        record["sums"] = sums if known is None else {name: known[name] + value for name, value in sums.items()}
-        record["items"].append((part, output.group_loss_G))
-
-    def _look_before_leap(self, record: dict[str, Any], norm: torch.Tensor) -> None:
-        """On a CPU a bad loss is seen before it reaches the weights."""
-        if self.accelerator.device.type == "cpu":
-            self._check_finite(record, float(record["sums"]["loss"]), float(norm))
-
-    def _check_finite(self, record: dict[str, Any], loss: float, norm: float) -> None:
-        if np.isfinite(loss) and (np.isfinite(norm) or self.precision == "fp16"):
-            return
-        named = [
-            f"{item.group.id} ({item.group.source})"
-            for part, losses in record["items"]
-            for item, value in zip(part, losses.tolist(), strict=True)
-            if not np.isfinite(value)
-        ]
-        if not named:
-            named = [f"{item.group.id} ({item.group.source})" for part, _ in record["items"] for item in part]
-        shown = ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
-        what = "loss" if not np.isfinite(loss) else "gradient"
-        raise TrainingError(
-            f"step {record['step']}: the {what} is not a finite number; groups: {shown}. "
-            "Look at these rows, lower --learning-rate, or use --precision float32"
-        )
 
     def _looks_at(self, step: int) -> bool:
         on_cpu = self.accelerator.device.type == "cpu"
@@ -265,33 +271,11 @@ class Run:
 
     def _flush(self) -> None:
         """Bring the pending steps' numbers to the CPU in one go, check and log them."""
-        if not self.pending:
-            return
-        names = list(self.pending[0]["sums"])
-        table_SN = torch.stack([torch.stack([r["sums"][n].float() for n in names]) for r in self.pending])
-        if self.accelerator.num_processes > 1:
-            table_SN = self.accelerator.reduce(table_SN, reduction="sum")
-            table_SN[:, names.index("grad_norm")] /= self.accelerator.num_processes
-        lines = []
-        for record, values in zip(self.pending, table_SN.tolist(), strict=True):
-            v = dict(zip(names, values, strict=True))
-            self._check_finite(record, v["loss"], v["grad_norm"])
-            self.state["tokens"] += int(v["tokens"])
-            lines.append(
-                {
-                    "step": record["step"],
-                    "loss": v["loss"],
-                    "accuracy": v["correct"] / v["decided"] if v["decided"] else None,
-                    "margin": v["margin"],
-                    "reward_mean": v["reward_sum"] / v["n_rewards"],
-                    "grad_norm": v["grad_norm"],
-                    "learning_rate": record["lr"],
-                    "tokens": int(v["tokens"]),
-                }
-            )
-        self.last_line = lines[-1]
+        lines = self.meter.flush()
+        for line in lines:
+            for name in ("tokens", "row_tokens"):
+                self.state[name] += line[name]
         self._log(lines)
-        self.pending = []
 
     def _log(self, lines: Sequence[dict[str, Any]]) -> None:
         if self.main:
@@ -302,11 +286,6 @@ class Run:
                 self.accelerator.log(
                     {k: v for k, v in line.items() if k != "step" and v is not None}, step=line["step"]
                 )
-
-    def _note(self, pairs_per_s: float, tokens_per_s: float) -> str:
-        line = getattr(self, "last_line", None)
-        head = "" if line is None else f"loss {line['loss']:.3f} accuracy {line['accuracy'] or 0:.2f} "
-        return f"{head}{pairs_per_s:.2f} pairs/s {tokens_per_s:.0f} tokens/s"
 
     # -- evaluation ---------------------------------------------------------------------------------------
 
@@ -343,9 +322,8 @@ class Run:
 
     def evaluate(self) -> dict[str, Any]:
         """Accuracy over decided pairs (a tie in reward is wrong; None without any), mean pair loss, mean reward."""
-        self.parallel.eval()
-        rewards = self._rewards(self.eval_data.encoded)
-        self.parallel.train()
+        rewards = [rewards_MK.mean(axis=0) for rewards_MK in self._rewards(self.eval_data.encoded)]
+        self._train_mode()
         correct = decided = 0
         losses, means = [], []
         for item, reward_K in zip(self.eval_data.encoded, rewards, strict=True):
@@ -367,15 +345,20 @@ class Run:
 
     @torch.no_grad()
     def _rewards(self, encoded: Sequence[Encoded]) -> list[np.ndarray]:
-        """Rewards of each group; processes share the work."""
+        """[M, K] rewards of each group by each member; processes share the work."""
+        for model in self.models:
+            model.eval()
         batches = plan_batches([item.token_ids for item in encoded], 2 * self.config.tokens_per_batch)
-        mine: list[tuple[int, list[float]]] = []
+        mine: list[tuple[int, list[list[float]]]] = []
         for members in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
-            packed = pack([encoded[i] for i in members]).to(self.accelerator.device)
+            part = [encoded[i] for i in members]
+            packed = pack(part).to(self.accelerator.device)
+            given_TH = self._given(part, packed)
             with self.accelerator.autocast():
-                rewards_R = self.model(batch=packed).double().cpu().numpy()
+                rewards_MR = torch.stack([model(batch=packed, given_TH=given_TH) for model in self.models])
+            values_MR = rewards_MR.double().cpu().numpy()
             for i, first in zip(members, packed.first_row_G, strict=True):
-                mine.append((i, rewards_R[first : first + len(encoded[i].token_ids)].tolist()))
+                mine.append((i, values_MR[:, first : first + len(encoded[i].token_ids)].tolist()))
         everyone = gather_object(mine) if self.accelerator.num_processes > 1 else mine
         return [np.array(values) for _, values in sorted(everyone, key=lambda pair: pair[0])]
 
@@ -421,26 +404,40 @@ class Run:
         if self.kept is not None and self.kept["step"] != step:
             checkpoint.load_best(config.run_folder, self.kept["step"], self.modules)
             self.tell(f"keeping the weights of step {self.kept['step']}, the best evaluation")
-        self.model.eval()
+        for model in self.models:
+            model.eval()
         probe = some(self.eval_data.encoded or self.train_data.encoded)
-        meta = self._meta(step, self._reference(probe))
+        means = np.concatenate(self._rewards(probe), axis=1).mean(axis=1).tolist()
+        reached = self._speed()
+        meta = self._meta(step, self._reference(probe)) | {"speed": reached}
         if self.main:
             # Without the autocast wrapper: the artifact is float32, and so are its parity figures.
-            model = self.accelerator.unwrap_model(self.parallel, keep_fp32_wrapper=False)
-            meta = save_reward_model(
-                model,
-                self.renderer,
-                config.output,
-                meta=meta,
-                probe=probe,
-                overwrite=config.overwrite,
-                extra=self._copy_run,
-            )
+            models = [self.accelerator.unwrap_model(p, keep_fp32_wrapper=False) for p in self.parallel]
+            options: dict[str, Any] = {
+                "meta": meta,
+                "probe": probe,
+                "overwrite": config.overwrite,
+                "extra": self._copy_run,
+            }
+            if len(models) == 1:
+                meta = save_reward_model(models[0], self.renderer, config.output, **options)
+            else:
+                meta = save_ensemble(models, self.renderer, config.output, member_means=means, **options)
             checkpoint.remove(config.run_folder)
         if config.tracker != "none":
             self.accelerator.end_training()
         self.tell(f"reward model in {config.output} ({clock(self.state['seconds'])} of training)")
         return meta
+
+    def _speed(self) -> dict[str, Any]:
+        totals = {**self.state, "seconds": self.state["step_seconds"]}
+        reached = speed(self.models, self.accelerator, self.precision, given=self.cache is not None, totals=totals)
+        self.tell(
+            f"{reached['tokens_per_second']:.0f} distinct tokens/s, {reached['shared_tokens']:.0%} of tokens shared; "
+            f"{reached['mfu']:.0%} of this machine's {reached['peak_gflops']:.0f} GFLOP/s, "
+            f"{reached['peak_memory_gb']:.1f} GB at most"
+        )
+        return reached
 
     def _reference(self, probe: Sequence[Encoded]) -> dict[str, Any]:
         """Mean and spread of the kept model's rewards, and of what: the kept evaluation, or a few groups."""
@@ -448,7 +445,7 @@ class Run:
             metrics = self.kept["metrics"]
             n = sum(len(item.token_ids) for item in self.eval_data.encoded)
             return {"mean": metrics["reward_mean"], "std": metrics["reward_std"], "n": n, "responses": "held-out"}
-        rewards = np.concatenate(self._rewards(probe))
+        rewards = np.concatenate([rewards_MK.mean(axis=0) for rewards_MK in self._rewards(probe)])
         return {
             "mean": float(rewards.mean()),
             "std": float(rewards.std()),

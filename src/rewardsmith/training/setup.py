@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, GradientAccumulationPlugin
 
-from rewardsmith.errors import ConfigError
+from rewardsmith.errors import ConfigError, TrainingError
 from rewardsmith.model.load import Base, first_line
 from rewardsmith.training.config import TrainConfig
 
@@ -40,3 +44,18 @@ def check_length(max_length: int, base: Base) -> None:
         limit = int(base.trunk.config.get_text_config().max_position_embeddings)
         if max_length > limit:
             raise ConfigError(f"--max-length {max_length}: the model has {limit} positions; give --max-length {limit}")
+
+
+@contextmanager
+def naming_lack_of_memory(config: TrainConfig) -> Iterator[None]:
+    """A device without memory is one line that says which options need less."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        lacking = isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
+        if not lacking:
+            raise
+        more = "" if config.gradient_checkpointing else ", or add --gradient-checkpointing"
+        raise TrainingError(
+            f"out of memory with --tokens-per-batch {config.tokens_per_batch}: lower it{more}"
+        ) from None
