@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +85,7 @@ class Score:
             device=self.device,
             trust_remote_code=self.trust_remote_code,
         )
+        started = time.monotonic()
         with Bar("scoring groups", quiet=common.quiet) as bar:
             counts = score_file(
                 scorer,
@@ -94,11 +96,15 @@ class Score:
                 identity=self._identity(),
                 progress=bar.advance,
             )
+        seconds = max(time.monotonic() - started, 1e-9)
         _say_warnings(report, common)
         cut = scorer.renderer.report
         return {
             **counts,
             "output": self.output,
+            "tokens": scorer.n_tokens,
+            "tokens_per_second": round(scorer.n_tokens / seconds, 1),
+            "shared_tokens": round(1 - scorer.n_tokens / max(scorer.n_row_tokens, 1), 4),
             "prompts_cut": cut.prompts_cut,
             "responses_cut": cut.responses_cut,
             "warnings": report.warnings,
@@ -117,7 +123,10 @@ class Score:
         }
 
     def show(self, result: dict[str, Any]) -> str:
-        lines = [f"{result['rows']} rows of {result['groups']} groups in {self.output}"]
+        lines = [
+            f"{result['rows']} rows of {result['groups']} groups in {self.output}",
+            f"{result['tokens_per_second']:.0f} distinct tokens/s, {result['shared_tokens']:.0%} of tokens shared",
+        ]
         for key, text in (
             ("resumed_groups", "groups kept from the interrupted run"),
             ("unscored", "groups could not be scored: see the column error"),

@@ -230,12 +230,17 @@ def machine(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
     training = meta.get("training") or {}
     normalisation = meta.get("normalisation") or {}
     reference = normalisation.get("reference") or {}
+    speed = meta.get("speed") or {}
     found = [
         ("base model, as named", str(meta.get("base_model") or "–")),
         ("steps", count(training.get("steps"))),
         ("step whose weights were kept", count((meta.get("metrics") or {}).get("kept_step"))),
         ("distinct tokens trained on", count(training.get("distinct_tokens"))),
         ("time of training", clock(training["seconds"]) if training.get("seconds") is not None else "–"),
+        ("distinct tokens per second", count(speed.get("tokens_per_second"))),
+        ("tokens that sharing saved", percent(speed.get("shared_tokens"))),
+        ("share of the machine's matrix-product speed", percent(speed.get("mfu"))),
+        ("most memory in use", "–" if not speed else f"{speed['peak_memory_gb']:.1f} GB"),
         ("device", str(training.get("device") or "–")),
         ("precision", precision_words(training.get("precision"))),
         ("processes", count(training.get("processes"))),
