@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from rewardsmith.model.reward_model import RewardModel
-from rewardsmith.training.cache import DATA, META, default_folder
+from rewardsmith.text.token_cache import cache_folder
+from rewardsmith.training.cache import DATA, META
 from rewardsmith.training.loop import train
 from tests.training.test_loop import config, losses, model_folder, row, same_bits, weights  # noqa: F401
 
@@ -30,7 +31,7 @@ def top(config):  # noqa: F811
 
 
 def caches() -> list[Path]:
-    return sorted(meta.parent for meta in default_folder().glob(f"*/{META}"))
+    return sorted(meta.parent for meta in cache_folder("trunk").glob(f"*/{META}"))
 
 
 def test_losses_are_those_of_a_run_without_it(top, tmp_path, lower_calls):
@@ -120,4 +121,4 @@ def test_an_interrupted_computation_leaves_nothing(top, monkeypatch):
     monkeypatch.setattr(RewardModel, "lower", stops)
     with pytest.raises(KeyboardInterrupt):
         train(replace(top, tokens_per_batch=64), quiet=True)
-    assert list(default_folder().iterdir()) == []
+    assert list(cache_folder("trunk").iterdir()) == []

@@ -29,14 +29,10 @@ from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.progress import Bar
 from rewardsmith.text.pack import PackedBatch, pack, plan_batches, row_paths
 from rewardsmith.text.render import Encoded
+from rewardsmith.text.token_cache import cache_folder
 
 GB = 1e9
 DATA, META = "hidden.bin", "meta.json"
-
-
-def default_folder() -> Path:
-    """~/.cache/rewardsmith/trunk, or below XDG_CACHE_HOME."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rewardsmith" / "trunk"
 
 
 class CacheUnusable(Exception):
@@ -65,7 +61,7 @@ class TrunkCache:
         self.device = model.value_head.weight.device
         self.batches = plan_batches([item.token_ids for item in encoded], tokens_per_batch)
         self.places, self.n_tokens = self._find_places()
-        folder = folder or default_folder()
+        folder = folder or cache_folder("trunk")
         path = folder / self._key(precision)
         self.found = self._is_whole(path)
         if not self.found:

@@ -59,6 +59,8 @@ class TrainConfig:
     train_layers: int | None = None
     """Train only the top N layers (and the final norm and head); the rest stays as it is. With --lora-rank: adapters
     in the top N layers only. Default: all."""
+    token_cache: bool = True
+    """Keep tokenised data in ~/.cache/rewardsmith/tokens (up to 2 GB), so that the next run starts at once."""
     trunk_cache_gb: float = 4.0
     """With --train-layers: disk space for what the frozen layers compute, so that they run once for all epochs,
     members and later runs on the same data (in ~/.cache/rewardsmith/trunk). 0: off."""

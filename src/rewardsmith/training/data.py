@@ -14,6 +14,7 @@ from rewardsmith.data.schema import Group
 from rewardsmith.data.split import side_of
 from rewardsmith.errors import DataError
 from rewardsmith.text.render import Encoded, Renderer
+from rewardsmith.text.token_cache import encode_cached
 from rewardsmith.training.config import TrainConfig
 from rewardsmith.training.objective import usable_preferences
 
@@ -62,7 +63,7 @@ def load_data(config: TrainConfig, renderer: Renderer) -> tuple[Data, Data]:
 
 def _encode(groups: Sequence[Group], renderer: Renderer, config: TrainConfig, report: ReadReport) -> Data:
     useful = [g for g in groups if usable_preferences(g, config.loss) or (config.loss.regression and g.ratings)]
-    encoded = list(renderer.encode_stream(iter(useful)))
+    encoded = encode_cached(renderer, useful) if config.token_cache else list(renderer.encode_stream(iter(useful)))
     if config.render.max_response_length is None:
         # An answer that does not fit whole would be judged by a part: better left out than trained on.
         encoded = [item for item in encoded if "response" not in item.truncated]
