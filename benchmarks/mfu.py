@@ -6,8 +6,9 @@ DIR holds hh_harmless/train.jsonl.gz. `rewardsmith.train` on --batch-size pairs 
 as in train_speed.py; needs no peer. A first step warms up, --steps steps are measured, one more is profiled.
 
     arithmetic  of a distinct token: 6 FLOP for each weight of a trained layer's matrices (2 forward, 4 backward), 2 for
-                each of a frozen one (--train-layers). Embeddings, attention's own products, norms, the optimiser and
-                tokens computed twice count nothing, so that only useful work raises the figure.
+                each of a frozen one (--train-layers). Embeddings, the last layer's feed-forward (needed at the last
+                token of a row only), attention's own products, norms, the optimiser and tokens computed twice count
+                nothing, so that only useful work raises the figure.
     peak        the best of three torch.matmul of 2048 x 2048 matrices in the compute type after every step, in the same
                 process, with the same threads
     MFU         arithmetic of the measured steps / their seconds / peak
@@ -100,19 +101,19 @@ class ProfilingClock(Clock):
 
 
 def weights_of(folder: str, train_layers: int | None) -> dict[str, int]:
-    """Weights of linear layers, trained and frozen. Embeddings are looked up, not multiplied."""
+    """Weights of linear layers, trained and frozen, that every token is multiplied with."""
     from torch import nn
 
     from rewardsmith import load_reward_model
 
     trunk = load_reward_model(folder)[0].trunk
-    lowest = 0 if train_layers is None else trunk.config.num_hidden_layers - train_layers
+    n = trunk.config.num_hidden_layers
     counts = {"trained": 0, "frozen": 0}
     for name, module in trunk.named_modules():
-        if isinstance(module, nn.Linear):
-            layer = re.search(r"layers\.(\d+)\.", name)
-            assert layer is not None, f"{name} is in no layer"
-            counts["trained" if int(layer[1]) >= lowest else "frozen"] += module.weight.numel()
+        found = re.search(r"layers\.(\d+)\.(\w+)", name)
+        if isinstance(module, nn.Linear) and found and (int(found[1]), found[2]) != (n - 1, "mlp"):
+            trained = train_layers is None or int(found[1]) >= n - train_layers
+            counts["trained" if trained else "frozen"] += module.weight.numel()
     return counts
 
 
@@ -126,7 +127,9 @@ def measure(task: Task) -> Result:
         write_rows(task["rows"], hh_pairs(task["data"], task["pairs"], task["max_length"], tokenizer_of(task)))
         return {}
     clock = ProfilingClock(task["steps"], task["precision"])
-    result = train_ours({**task, "train_options": {"train_layers": task["train_layers"]}}, clock)
+    # Without the disk cache of frozen layers: what is counted as their arithmetic is then done in the step.
+    frozen = {"train_layers": task["train_layers"], "trunk_cache_gb": 0.0}
+    result = train_ours({**task, "train_options": frozen}, clock)
     events: Any = clock.profile.key_averages()
     operators = {event.key: event.self_cpu_time_total / 1e6 for event in events}
     classes: dict[str, float] = {}
@@ -152,6 +155,7 @@ def arithmetic(run: Result) -> Result:
         "median matmul GFLOP/s": statistics.median(run["matmul_gflops"]),
         "MFU": tokens_per_s * flop / 1e9 / peak,
         "MFU of the best step": best * flop / 1e9 / peak,
+        "MFU by the run's own account": run["own_speed"]["mfu"],
     }
 
 

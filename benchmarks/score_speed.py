@@ -21,7 +21,7 @@ within 1e-3 of ours in float32. The first line of a case says what sharing alone
 distinct tokens.
 
 The JSON file: {"settings", "machine", "targets", "cases": {case: {"responses", "row_tokens", "distinct_tokens",
-"results": {way: [{"seconds", "peak_mib", "rewards", "threads"}]}}}}.
+"results": {way: [{"seconds", "cpu_seconds", "peak_mib", "rewards", "threads"}]}}}}.
 """
 
 from __future__ import annotations
@@ -197,10 +197,11 @@ def measure(task: Task) -> Result:
     with compute_in(task["precision"]):
         score([{"prompt": "Hello!", "responses": ["Hi, how can I help?"]}])
         forget_peak()
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         rewards = score(rows)
-        seconds = time.perf_counter() - started
-    return {"seconds": seconds, "peak_mib": peak_mib(), "rewards": rewards, "threads": torch.get_num_threads()}
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+    figures = {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": peak_mib()}
+    return {**figures, "rewards": rewards, "threads": torch.get_num_threads()}
 
 
 def ways_of(options: argparse.Namespace) -> dict[str, Task]:
@@ -221,10 +222,12 @@ def summarise(case: str, wanted: float, found: Result) -> tuple[str, list[Result
     for way, runs in results.items():
         apart = max(abs(a - b) for run in runs for a, b in zip(run["rewards"], reference, strict=True))
         largest = max(largest, apart)
-        ratio = [theirs["seconds"] / ours["seconds"] for ours, theirs in zip(results[OURS], runs, strict=True)]
+        turns = list(zip(results[OURS], runs, strict=True))
+        ratios = [spread([theirs[key] / ours[key] for ours, theirs in turns]) for key in ("seconds", "cpu_seconds")]
         memory = statistics.median(run["peak_mib"] for run in runs)
-        rows.append([way, spread([n / run["seconds"] for run in runs]), spread(ratio), f"{memory:.0f}", f"{apart:.1e}"])
-    columns = ("way", "responses/s", "ours is x times as fast", "peak MiB", "largest difference to ours")
+        speed = spread([n / run["seconds"] for run in runs])
+        rows.append([way, speed, *ratios, f"{memory:.0f}", f"{apart:.1e}"])
+    columns = ("way", "responses/s", "ours is x times as fast", "by CPU time", "peak MiB", "largest difference to ours")
     sharing = found["row_tokens"] / found["distinct_tokens"]
     head = f"{case}: {n} responses, {found['row_tokens']} tokens, {sharing:.2f} times the distinct ones\n\n"
     targets = [target(f"{case}: largest difference of a reward", TOLERANCE, largest, at_most=True)]

@@ -5,8 +5,9 @@ turns, forwards then backwards, so that the machine's noise hits all of them. Al
 untrained reward model of SmolLM2-135M-Instruct with float32 weights and one random head.
 
 A training step lasts from the end of one optimiser step to the end of the next, in every tool by the same hook of
-torch; the first step is the warm-up. Peak memory is that of the process since its model was loaded (`ru_maxrss`; Linux,
-as the kernel is asked to forget the peak of loading).
+torch; the first step is the warm-up. Beside the clock's seconds there are the process's own (CPU time of all its
+threads): where other work takes the cores these still compare, at least with one thread. Peak memory is the most that
+the process holds at once (`ru_maxrss`) after its warm-up: the kernel is asked to forget what loading took (Linux).
 
 A script gives `start` three things: its parser, `run` (what the command does) and `measure` (one measurement from a
 task, a JSON object, in a process that `in_child` starts).
@@ -97,6 +98,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.ends: list[float] = []
+        self.cpu_ends: list[float] = []
         self.peak_mib = 0.0
 
     def __enter__(self) -> Clock:
@@ -109,7 +111,10 @@ class Clock:
         self.hook.remove()
 
     def tick(self, *_: object) -> None:
+        if not self.ends:
+            forget_peak()
         self.ends.append(time.perf_counter())
+        self.cpu_ends.append(time.process_time())
         self.peak_mib = peak_mib()
 
     @property
@@ -157,11 +162,17 @@ def rendered(tokenizer: Any, dialogues: Sequence[Messages]) -> list[list[int]]:
 
 
 def hh_pairs(data: str, n: int, max_length: int, tokenizer: Any) -> list[dict[str, Messages]]:
-    """The first n training pairs whose sides differ and fit into `max_length` tokens: no tool cuts or drops one."""
-    found = []
+    """The first n training pairs with a prompt of their own whose sides differ and have at most `max_length` tokens.
+
+    No tool then cuts or drops one, or moves pairs of one prompt together.
+    """
+    found, prompts = [], set()
     for pair in read_pairs(Path(data) / "hh_harmless" / "train.jsonl.gz"):
-        if pair["chosen"] != pair["rejected"] and max(map(len, rendered(tokenizer, list(pair.values())))) <= max_length:
+        prompt = json.dumps(pair["chosen"][:-1])
+        new = prompt not in prompts and pair["chosen"] != pair["rejected"]
+        if new and max(map(len, rendered(tokenizer, list(pair.values())))) <= max_length:
             found.append(pair)
+            prompts.add(prompt)
         if len(found) == n:
             return found
     sys.exit(f"only {len(found)} of {n} pairs have at most {max_length} tokens: raise --max-length")
@@ -197,7 +208,10 @@ def read_rows(path: str) -> list[Any]:
 
 
 def our_order(seed: int, n: int) -> list[int]:
-    """The order in which our first epoch takes its groups (`rewardsmith.training.loop`). TRL is given the same."""
+    """The order in which our first epoch takes groups of different prompts (`rewardsmith.training.loop`).
+
+    TRL is given the same. The losses of the first step say whether it still is.
+    """
     import numpy as np
 
     return np.random.default_rng([seed, 0]).permutation(n).tolist()
@@ -240,7 +254,6 @@ def train_with_trl(task: Task, pairs: Sequence[dict[str, Messages]], pairs_in_st
         )
         lengths = [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in trainer.train_dataset]
         assert len(lengths) == len(pairs), "TRL dropped pairs"
-        forget_peak()
         with Clock() as clock:
             trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -268,13 +281,12 @@ def train_ours(task: Task, clock: Clock | None = None) -> Result:
             render=RenderConfig(max_length=task["max_length"]),
             **task.get("train_options", {}),
         )
-        forget_peak()
         with clock or Clock() as clock:
             meta = train(config, quiet=True)
         steps = read_rows(str(Path(folder) / "rm" / "training_metrics.jsonl"))
     assert not meta["data"]["left_out"], meta["data"]["left_out"][0]
     losses, tokens = [step["loss"] for step in steps], [step["tokens"] for step in steps]
-    own = {"step_tokens": tokens, "own_seconds": meta["training"]["seconds"]}
+    own = {"step_tokens": tokens, "own_seconds": meta["training"]["seconds"], "own_speed": meta.get("speed")}
     return {**training_result(clock, losses, sum(tokens)), **own}
 
 
@@ -284,6 +296,7 @@ def training_result(clock: Clock, losses: Sequence[float], tokens: int) -> Resul
 
     return {
         "seconds": clock.seconds,
+        "cpu_seconds": [b - a for a, b in zip(clock.cpu_ends, clock.cpu_ends[1:])],
         "losses": list(losses),
         "tokens": tokens,
         "peak_mib": clock.peak_mib,
@@ -300,9 +313,9 @@ def rate(result: Result, of_a_step: float) -> float:
     return of_a_step * len(result["seconds"]) / sum(result["seconds"])
 
 
-def ratios(results: Mapping[str, Sequence[Result]], ours: str, theirs: str) -> list[float]:
+def ratios(results: Mapping[str, Sequence[Result]], ours: str, theirs: str, seconds: str = "seconds") -> list[float]:
     """How many times faster our steps are than theirs, turn by turn."""
-    return [rate(a, 1) / rate(b, 1) for a, b in zip(results[ours], results[theirs], strict=True)]
+    return [sum(b[seconds]) / sum(a[seconds]) for a, b in zip(results[ours], results[theirs], strict=True)]
 
 
 def training_rows(results: Mapping[str, Sequence[Result]], ours: str, of_a_step: float) -> list[list[str]]:
@@ -318,6 +331,7 @@ def training_rows(results: Mapping[str, Sequence[Result]], ours: str, of_a_step:
                 way,
                 spread([rate(run, of_a_step) for run in runs]),
                 spread(ratios(results, ours, way)),
+                spread(ratios(results, ours, way, "cpu_seconds")),
                 f"{tokens:.0f}",
                 *(f"{mib:.0f}" for mib in memory),
                 f"{losses[0]:.6f}",
@@ -330,6 +344,7 @@ def training_rows(results: Mapping[str, Sequence[Result]], ours: str, of_a_step:
 
 TRAINING_COLUMNS = (
     "ours is x times as fast",
+    "by CPU time",
     "tokens computed a step",
     "peak MiB, training",
     "peak MiB, process",

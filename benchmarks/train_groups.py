@@ -47,7 +47,6 @@ from speed_common import (
     Task,
     alpaca_answers,
     dialogue,
-    forget_peak,
     in_child,
     in_turns,
     make_start,
@@ -146,7 +145,6 @@ def measure_worst_case(task: Task) -> Result:
     mask_BL = torch.ones_like(ids_BL)
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=task["learning_rate"], weight_decay=0.0, fused=True)
     losses = []
-    forget_peak()
     with Clock() as clock:
         for _ in range(task["steps"] + 1):
             with torch.autocast("cpu", torch.bfloat16, enabled=task["precision"] == "bfloat16"):

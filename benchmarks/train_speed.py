@@ -12,15 +12,15 @@ gradients clipped to norm 1. Three ways take turns, each in a process of its own
     ours                   `rewardsmith.train` as it is
 
 Measured: pairs a second over --steps steps after a warm-up step (without loading, tokenising and saving); peak memory
-from the loaded model to the last step's end ("training") and to the end of the process ("process": in ours with the
-saving of the model, which TRL is not asked to do); the loss of every step. TRL reports a step's loss rounded by its
-log; the first step's shows that all ways began with the same pairs and weights.
+from the warm-up's end to the last step's ("training") and to the process's ("process": in ours with the saving of the
+model, which TRL is not asked to do); the loss of every step, of which the first shows that all ways began with the same
+pairs and weights.
 
 Targets: at least 3.5 times the pairs a second of TRL with a step at once and 2.5 times those with a pair at once; at
 most half the training memory of a step at once.
 
-The JSON file: {"settings", "machine", "targets", "results": {way: [{"seconds": [of each step], "losses", "tokens",
-"peak_mib", "process_peak_mib", "threads"}]}}.
+The JSON file: {"settings", "machine", "targets", "results": {way: [{"seconds": [of each step], "cpu_seconds",
+"losses", "tokens", "peak_mib", "process_peak_mib", "threads"}]}}.
 """
 
 from __future__ import annotations
