@@ -51,6 +51,7 @@ def test_the_reward_is_the_mean_of_members_that_load_by_themselves(ensemble):
         assert score.rewards == pytest.approx(rewards_MK.mean(axis=0), abs=1e-5)
         assert score.std == pytest.approx((rewards_MK - offsets).std(axis=0, ddof=1), abs=1e-5)
     assert np.concatenate([s.std for s in scores]).min() > 0
+    assert meta["parity"]["tolerance"] < 1e-4
     row = rows_of_group(groups[0], scores[0])[0]
     assert row["std"] == scores[0].std[0]
     stock = AutoModelForSequenceClassification.from_pretrained(f"{config.output}/member-1")

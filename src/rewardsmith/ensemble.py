@@ -53,14 +53,18 @@ def save_ensemble(
         share_equal_weights([folder / name for name in names])
         if extra is not None:
             extra(folder)
-        whole = {
-            **written[0],
-            "members": names,
-            "member_means": list(member_means),
-            "parity": [m.get("parity") for m in written],
-        }
+        whole = {**written[0], "members": names, "member_means": list(member_means)}
+        if probe:
+            whole["parity"] = _worst([m["parity"] for m in written])
         (folder / META).write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return whole
+
+
+def _worst(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The members' parity figures as one: the largest difference of each way."""
+    ways = {way: max(f["max_difference"][way] for f in figures) for way in figures[0]["max_difference"]}
+    spread = min(f["reward_spread"] for f in figures)
+    return {**figures[0], "reward_spread": spread, "max_difference": ways, "tolerance": max(ways.values())}
 
 
 def share_equal_weights(folders: Sequence[Path]) -> None:

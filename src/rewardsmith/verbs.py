@@ -34,7 +34,8 @@ class Train(TrainConfig):
         return train(self, quiet=common.quiet)
 
     def show(self, result: dict[str, Any]) -> str:
-        lines = [f"reward model: {self.output}"]
+        what = f"ensemble of {self.members} reward models" if self.members > 1 else "reward model"
+        lines = [f"{what}: {self.output}"]
         held_out = result["metrics"]["held_out"]
         if held_out:
             lines.append(f"held-out accuracy {held_out['accuracy']:.4f} on {held_out['n_pairs']} pairs")

@@ -406,7 +406,7 @@ class Run:
             self.tell(f"keeping the weights of step {self.kept['step']}, the best evaluation")
         for model in self.models:
             model.eval()
-        probe = some(self.eval_data.encoded or self.train_data.encoded)
+        probe = some(self.eval_data.encoded or self.train_data.encoded, tokens=4096 // len(self.models))
         means = np.concatenate(self._rewards(probe), axis=1).mean(axis=1).tolist()
         reached = self._speed()
         meta = self._meta(step, self._reference(probe)) | {"speed": reached}
