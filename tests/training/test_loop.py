@@ -455,6 +455,7 @@ def test_mixing_weights_reach_the_loss(config, tmp_path):
         ({"eval_fraction": 0.2}, "exclude each other"),
         ({"lora_rank": 2, "train_layers": 0}, "leaves no layer"),
         ({"members": 2}, "--members needs"),
+        ({"members": 2, "train_layers": 1, "shard": True}, "--shard goes with one member"),
         ({"trunk_cache_gb": -1.0}, "give at least 0"),
         ({"quantize": "4bit"}, "needs --lora-rank"),
         ({"data_weights": (1.0, 2.0)}, "--data-weights"),

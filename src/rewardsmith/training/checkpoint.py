@@ -22,14 +22,18 @@ from torch import nn
 
 from rewardsmith.errors import TrainingError
 from rewardsmith.model.artifact import writing_tensors
+from rewardsmith.training.parallel import full, like
 
 PREFIX = "state-"
 
 
 def trained_weights(modules: dict[str, nn.Module]) -> dict[str, torch.Tensor]:
-    """name -> weight of all that is trained (frozen weights are the base model's and are not saved)."""
+    """name -> whole weight of all that is trained (frozen weights are the base model's and are not saved).
+
+    Collective, as `tensors_of` is: where weights are split among processes, each gives its part.
+    """
     return {
-        f"{key}/{name}": parameter.detach()
+        f"{key}/{name}": full(parameter.detach()).cpu().contiguous()
         for key, module in modules.items()
         for name, parameter in module.named_parameters()
         if parameter.requires_grad
@@ -39,25 +43,28 @@ def trained_weights(modules: dict[str, nn.Module]) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def load_weights(modules: dict[str, nn.Module], tensors: dict[str, torch.Tensor]) -> None:
     """Copy saved weights back in place."""
-    for name, parameter in trained_weights(modules).items():
-        if name not in tensors or tensors[name].shape != parameter.shape:
-            raise TrainingError(f"the saved state has no fitting {name}: it is of another model or other options")
-        parameter.copy_(tensors[name])
+    for key, module in modules.items():
+        for own_name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            name = f"{key}/{own_name}"
+            if name not in tensors or tensors[name].shape != parameter.shape:
+                raise TrainingError(f"the saved state has no fitting {name}: it is of another model or other options")
+            parameter.copy_(like(tensors[name], parameter))
 
 
-def save_state(
-    run: Path,
-    step: int,
-    modules: dict[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
-    state: dict[str, Any],
-) -> None:
-    """Write state-<step> and remove older ones."""
-    tensors = {f"weight/{name}": t.cpu().contiguous() for name, t in trained_weights(modules).items()}
-    tensors |= {f"optimizer/{name}": t.cpu().contiguous() for name, t in _optimizer_tensors(optimizer).items()}
+def tensors_of(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """What a state holds: trained weights, optimiser state, random state."""
+    tensors = {f"weight/{name}": t for name, t in trained_weights(modules).items()}
+    tensors |= {f"optimizer/{name}": t for name, t in _optimizer_tensors(optimizer).items()}
     tensors["random/cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random/cuda"] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def save_state(run: Path, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+    """Write state-<step> and remove older ones."""
     final = run / f"{PREFIX}{step:08d}"
     writing = run / f".writing-{step:08d}"
     shutil.rmtree(writing, ignore_errors=True)
@@ -96,14 +103,14 @@ def states(run: Path) -> list[Path]:
     return sorted(run.glob(f"{PREFIX}*"))
 
 
-def save_best(run: Path, step: int, modules: dict[str, nn.Module]) -> None:
+def save_best(run: Path, step: int, weights: dict[str, torch.Tensor]) -> None:
     """Keep the trained weights of the best evaluation so far, and those of the one before until a state knows."""
     known = sorted(run.glob("best-*.safetensors"))
     for old in known[:-1]:
         old.unlink()
     writing = run / ".best.writing"
     with writing_tensors(run):
-        save_file({n: t.cpu().contiguous() for n, t in trained_weights(modules).items()}, writing)
+        save_file(weights, writing)
     flush(writing)
     os.replace(writing, run / f"best-{step:08d}.safetensors")
 
@@ -146,15 +153,18 @@ def flush(file: Path) -> None:
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     return {
-        f"{index}/{name}": value
+        f"{index}/{name}": full(value).cpu().contiguous()
         for index, values in optimizer.state_dict()["state"].items()
         for name, value in values.items()
     }
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         index, _, name = key.partition("/")
-        state.setdefault(int(index), {})[name] = tensor
+        parameter = parameters[int(index)]
+        whole = tensor.shape == parameter.shape and name != "step"
+        state.setdefault(int(index), {})[name] = like(tensor, parameter) if whole else tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

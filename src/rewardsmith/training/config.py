@@ -77,6 +77,8 @@ class TrainConfig:
     """Recompute activations in the backward pass: less memory, about a third more time."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Compute in this type, on float32 master weights. auto: bfloat16 where the device is fast at it."""
+    shard: bool = False
+    """Several processes: split weights, gradients and optimiser state among them (FSDP2) instead of a copy each."""
     device: Literal["auto", "cpu"] = "auto"
     """auto takes a GPU where there is one."""
     trust_remote_code: bool = False
@@ -129,6 +131,8 @@ class TrainConfig:
             raise ConfigError("--quantize needs --lora-rank: weights of 4 or 8 bits are not trained themselves")
         if self.lora_rank and self.train_layers == 0:
             raise ConfigError("--train-layers 0 leaves no layer for --lora-rank to adapt")
+        if self.shard and (self.members > 1 or self.quantize != "none" or self.precision == "float16"):
+            raise ConfigError("--shard goes with one member, whole weights, and float32 or bfloat16")
         if self.members > 1 and not self.lora_rank and self.train_layers is None:
             raise ConfigError("--members needs --train-layers N or --lora-rank N: what each member has of its own")
         if self.early_stopping and not (self.eval_data or self.eval_fraction):

@@ -27,7 +27,7 @@ from rewardsmith.ensemble import save_ensemble
 from rewardsmith.errors import ConfigError, Interrupted, TrainingError
 from rewardsmith.model.artifact import META, read_meta, save_reward_model, stock_classifier
 from rewardsmith.model.layers import depth
-from rewardsmith.model.load import load_base
+from rewardsmith.model.load import Base, load_base
 from rewardsmith.progress import Bar, clock, say
 from rewardsmith.text.pack import PackedBatch, pack, plan_batches
 from rewardsmith.text.render import Encoded, Renderer
@@ -38,6 +38,7 @@ from rewardsmith.training.data import fingerprint, load_data, prompt_blocks, som
 from rewardsmith.training.meter import Meter, speed
 from rewardsmith.training.objective import PreferenceLoss, make_pair_batch, step_weight
 from rewardsmith.training.optim import make_members, make_optimizer, rate_factor, resolve_precision
+from rewardsmith.training.parallel import clip, dealt, full, shard
 from rewardsmith.training.setup import check_length, naming_lack_of_memory, start_accelerator
 
 SYNC_EVERY = 10  # steps between two looks at the numbers on a GPU; on a CPU looking is free
@@ -88,8 +89,7 @@ class Run:
         self.precision = resolve_precision(config.precision, device)
         self.accelerator = start_accelerator(config, self.precision, cpu)
         self.tell(f"loading {config.model}")
-        torch.manual_seed(config.seed)  # a pooler or a pad row that the files lack is the same in every run
-        base = load_base(config.model, quantize=config.quantize, trust_remote_code=config.trust_remote_code)
+        base = self._load_base()
         self.models, notes = make_members(base, config)
         stock_classifier(self.models[0])  # what cannot be saved is refused now, not after training
         check_length(config.render.max_length, base)
@@ -99,9 +99,16 @@ class Run:
         self.train_data, self.eval_data = load_data(config, self.renderer)
         for note in [*base.notes, *notes, *self._data_notes()]:
             self.tell(note)
+        self.sharded = config.shard and self.accelerator.num_processes > 1
+        if self.sharded:
+            shard(self.models[0], self.accelerator.device, self.accelerator.num_processes)
         self.losses = [PreferenceLoss(config.loss).to(self.accelerator.device) for _ in self.models]
         self.optimizer = make_optimizer(self.models, self.losses, config)
-        *self.parallel, self.optimizer = self.accelerator.prepare(*self.models, self.optimizer)
+        if self.sharded:
+            self.parallel: list[Any] = self.models  # the optimiser holds the split weights already
+            self.optimizer = self.accelerator.prepare(self.optimizer)
+        else:
+            *self.parallel, self.optimizer = self.accelerator.prepare(*self.models, self.optimizer)
         self.modules = {f"{kind}{m or ''}": module for m, pair in enumerate(zip(self.models, self.losses))
                         for kind, module in zip(("model", "loss"), pair)}  # fmt: skip
         self.cache = self._trunk_cache()
@@ -117,14 +124,24 @@ class Run:
         self.interrupted = False  # a signal reached this process
         self.stopping = False  # all processes know
 
+    def _load_base(self) -> Base:
+        config = self.config
+        torch.manual_seed(config.seed)  # a pooler or a pad row that the files lack is the same in every run
+        return load_base(config.model, quantize=config.quantize, trust_remote_code=config.trust_remote_code)
+
     def _trunk_cache(self) -> TrunkCache | None:
         """What the frozen layers below the trained ones compute, from the disk; None where that cannot be."""
         config, model = self.config, self.models[0]
         if config.train_layers is None or model.path != "packed" or config.train_layers == depth(model.trunk):
             return None
+        if self.sharded:  # a part of a trunk would not gather what the whole gathers
+            return None
         for member in self.models:
             member.split(config.train_layers)
-        if not config.trunk_cache_gb or self.accelerator.num_processes > 1:
+        if not config.trunk_cache_gb:
+            return None
+        if self.accelerator.num_processes > 1:
+            self.tell("frozen layers are computed in every step: the cache serves one process")
             return None
         try:
             cache = TrunkCache(
@@ -203,11 +220,10 @@ class Run:
         config, accelerator = self.config, self.accelerator
         total = step_weight([item.group for item in items], config.loss)
         batches = plan_batches([item.token_ids for item in items], config.tokens_per_batch)
-        world, rank = accelerator.num_processes, accelerator.process_index
-        mine = batches[rank::world] or batches[:1]  # a process without work repeats a batch at weight 0
-        idle = not batches[rank::world]
+        world = accelerator.num_processes
+        mine = dealt(batches, accelerator.process_index, world)
         self.meter.begin(step + 1)
-        for n, members in enumerate(mine):
+        for n, (members, counts) in enumerate(mine):
             part = [items[i] for i in members]
             packed = pack(part).to(accelerator.device)
             pairs = make_pair_batch([item.group for item in part], packed.first_row_G, total, config.loss)
@@ -215,12 +231,13 @@ class Run:
             given_TH = self._given(part, packed)
             last = n == len(mine) - 1
             for parallel, loss in zip(self.parallel, self.losses, strict=True):
-                with nullcontext() if last else accelerator.no_sync(parallel):
-                    rewards_R = parallel(batch=packed, given_TH=given_TH)
+                with nullcontext() if last or self.sharded else accelerator.no_sync(parallel):
+                    with accelerator.autocast():
+                        rewards_R = parallel(batch=packed, given_TH=given_TH)
                     output = loss(rewards_R, pairs)
                     # Processes average their gradients; the step's loss is the sum of its parts.
-                    accelerator.backward(output.loss * (0.0 if idle else world))
-                self.meter.add(part, packed, output, rewards_R, idle=idle)
+                    accelerator.backward(output.loss * (world if counts else 0.0))
+                self.meter.add(part, packed, output, rewards_R, counts=counts)
         for loss in self.losses:
             for parameter in loss.parameters():  # outside the parallel model, so not averaged with it
                 if parameter.grad is not None:
@@ -248,7 +265,7 @@ class Run:
         limit = self.config.max_grad_norm or float("inf")
         self.accelerator.unscale_gradients()
         norms = [
-            torch.nn.utils.clip_grad_norm_([p for m in pair for p in m.parameters() if p.requires_grad], limit)
+            clip([p for m in pair for p in m.parameters() if p.requires_grad], limit)
             for pair in zip(self.models, self.losses, strict=True)
         ]
         return torch.stack(norms).mean()
@@ -306,8 +323,10 @@ class Run:
         if best is None or key > best["key"]:
             self.state["best"] = {"step": step, "metrics": metrics, "key": key}
             self.state["bad_evaluations"] = 0
-            if self.config.keep_best and self.main:
-                checkpoint.save_best(self.config.run_folder, step, self.modules)
+            if self.config.keep_best:
+                weights = checkpoint.trained_weights(self.modules)
+                if self.main:
+                    checkpoint.save_best(self.config.run_folder, step, weights)
         else:
             self.state["bad_evaluations"] += 1
 
@@ -350,13 +369,15 @@ class Run:
             model.eval()
         batches = plan_batches([item.token_ids for item in encoded], 2 * self.config.tokens_per_batch)
         mine: list[tuple[int, list[list[float]]]] = []
-        for members in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
+        for members, counts in dealt(batches, self.accelerator.process_index, self.accelerator.num_processes):
             part = [encoded[i] for i in members]
             packed = pack(part).to(self.accelerator.device)
             given_TH = self._given(part, packed)
             with self.accelerator.autocast():
                 rewards_MR = torch.stack([model(batch=packed, given_TH=given_TH) for model in self.models])
             values_MR = rewards_MR.double().cpu().numpy()
+            if not counts:
+                continue
             for i, first in zip(members, packed.first_row_G, strict=True):
                 mine.append((i, values_MR[:, first : first + len(encoded[i].token_ids)].tolist()))
         everyone = gather_object(mine) if self.accelerator.num_processes > 1 else mine
@@ -375,9 +396,10 @@ class Run:
 
     def _save(self, step: int) -> None:
         self._flush()
+        tensors = checkpoint.tensors_of(self.modules, self.optimizer)
         if self.main:
             state = {**self.state, "identity": self._identity()}
-            checkpoint.save_state(self.config.run_folder, step, self.modules, self.optimizer, state)
+            checkpoint.save_state(self.config.run_folder, step, tensors, state)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> int:
@@ -410,9 +432,13 @@ class Run:
         means = np.concatenate(self._rewards(probe), axis=1).mean(axis=1).tolist()
         reached = self._speed()
         meta = self._meta(step, self._reference(probe)) | {"speed": reached}
+        whole = {name: full(t).cpu() for name, t in self.models[0].state_dict().items()} if self.sharded else {}
         if self.main:
             # Without the autocast wrapper: the artifact is float32, and so are its parity figures.
             models = [self.accelerator.unwrap_model(p, keep_fp32_wrapper=False) for p in self.parallel]
+            if self.sharded:
+                models, _ = make_members(self._load_base(), config)
+                models[0].load_state_dict(whole)
             options: dict[str, Any] = {
                 "meta": meta,
                 "probe": probe,

@@ -35,11 +35,11 @@ class Meter:
         self.pending.append({"step": step, "groups": [], "sums": {}})
 
     def add(
-        self, items: Sequence[Encoded], batch: PackedBatch, output: LossOutput, rewards_R: torch.Tensor, *, idle: bool
+        self, items: Sequence[Encoded], batch: PackedBatch, output: LossOutput, rewards_R: torch.Tensor, *, counts: bool
     ) -> None:
-        """One batch of the step through one member. An idle process repeats a batch, which counts nothing."""
+        """One batch of the step through one member. What a process without work repeats does not count."""
         record = self.pending[-1]
-        share = 0.0 if idle else 1.0 / self.n_members
+        share = 1.0 / self.n_members if counts else 0.0
         sums: dict[str, Any] = {
             "loss": output.loss.detach(),
             "correct": output.correct,
