@@ -278,6 +278,7 @@ def train_ours(task: Task, clock: Clock | None = None) -> Result:
             precision=task["precision"],
             device="cpu",
             save_every=10**9,
+            token_cache=False,
             render=RenderConfig(max_length=task["max_length"]),
             **task.get("train_options", {}),
         )
