@@ -102,7 +102,7 @@ def test_the_oldest_cache_makes_room(top, tmp_path):
     train(top, quiet=True)
     (first,) = caches()
     size = (first / DATA).stat().st_size
-    other = replace(top, output=str(tmp_path / "other"), train_layers=0, trunk_cache_gb=1.5 * size / 1e9)
+    other = replace(top, output=str(tmp_path / "other"), train_layers=0, trunk_cache_gb=1.9 * size / 1e9)
     train(other, quiet=True)
     (left,) = caches()
     assert left != first

@@ -59,6 +59,10 @@ class TrunkCache:
     ) -> None:
         self.model, self.encoded, self.autocast = model, encoded, autocast
         self.device = model.value_head.weight.device
+        # At most: groups may share more with each other. Said before long work on data that is too large.
+        needed = 4.0 * model.value_head.in_features * sum(item.n_tokens for item in encoded)
+        if needed > limit_bytes:
+            raise CacheUnusable(f"{needed / GB:.1f} GB are more than --trunk-cache-gb {limit_bytes / GB:g}")
         self.batches = plan_batches([item.token_ids for item in encoded], tokens_per_batch)
         self.places, self.n_tokens = self._find_places()
         folder = folder or cache_folder("trunk")
@@ -66,7 +70,7 @@ class TrunkCache:
         self.found = self._is_whole(path)
         if not self.found:
             shutil.rmtree(path, ignore_errors=True)
-            self._check_room(folder, limit_bytes)
+            _make_room(folder, needed, limit_bytes)
             self._compute(path, quiet)
         self.size = (path / DATA).stat().st_size
         os.utime(path / META)  # the least recently used one goes first
@@ -138,28 +142,6 @@ class TrunkCache:
         with torch.no_grad(), self.autocast():
             return self.model.lower(batch).cpu()
 
-    def _check_room(self, folder: Path, limit_bytes: float) -> None:
-        """Make room under the limit and on the disk, oldest caches first."""
-        width = self.model.value_head.in_features
-        needed = 4.0 * self.n_tokens * width  # at most float32
-        if needed > limit_bytes:
-            raise CacheUnusable(
-                f"{needed / GB:.1f} GB for {self.n_tokens} tokens are more than --trunk-cache-gb {limit_bytes / GB:g}"
-            )
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            caches = sorted(folder.glob(f"*/{META}"), key=lambda meta: meta.stat().st_mtime)
-            used = sum((meta.parent / DATA).stat().st_size for meta in caches)
-            while caches and used + needed > limit_bytes:
-                oldest = caches.pop(0).parent
-                used -= (oldest / DATA).stat().st_size
-                shutil.rmtree(oldest, ignore_errors=True)
-            free = shutil.disk_usage(folder).free
-        except OSError as error:
-            raise CacheUnusable(f"{folder} cannot be used: {error.strerror}") from None
-        if needed > 0.9 * free:
-            raise CacheUnusable(f"{needed / GB:.1f} GB do not fit on the disk of {folder}")
-
     def _compute(self, path: Path, quiet: bool) -> None:
         """One forward pass through the frozen layers for every batch, into a folder that then gets its name."""
         writing = path.with_name(f".{path.name}.writing-{os.getpid()}")
@@ -184,3 +166,20 @@ class TrunkCache:
                 raise CacheUnusable(f"{path.parent} cannot be written: {error.strerror}") from None
         finally:
             shutil.rmtree(writing, ignore_errors=True)
+
+
+def _make_room(folder: Path, needed: float, limit_bytes: float) -> None:
+    """Remove the oldest caches until there is room under the limit; CacheUnusable where the disk has none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        caches = sorted(folder.glob(f"*/{META}"), key=lambda meta: meta.stat().st_mtime)
+        used = sum((meta.parent / DATA).stat().st_size for meta in caches)
+        while caches and used + needed > limit_bytes:
+            oldest = caches.pop(0).parent
+            used -= (oldest / DATA).stat().st_size
+            shutil.rmtree(oldest, ignore_errors=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise CacheUnusable(f"{folder} cannot be used: {error.strerror}") from None
+    if needed > 0.9 * free:
+        raise CacheUnusable(f"{needed / GB:.1f} GB do not fit on the disk of {folder}")

@@ -99,7 +99,7 @@ def prompt_blocks(encoded: Sequence[Encoded], most: int) -> list[list[int]]:
     blocks: list[list[int]] = []
     open_block: dict[str, list[int]] = {}
     for i, item in enumerate(encoded):
-        key = repr(item.group.prompt)
+        key = item.group.prompt_id
         block = open_block.get(key)
         if block is None or len(block) == most:
             block = open_block[key] = []
