@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from rewardsmith.errors import ConfigError, DataError, Interrupted, ModelError, TrainingError
 from rewardsmith.model.artifact import load_reward_model
+from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.text.render import RenderConfig
 from rewardsmith.training import checkpoint, loop
 from rewardsmith.training.config import TrainConfig
@@ -358,9 +359,29 @@ def test_lack_of_memory_is_one_line(config, monkeypatch, error):
     def fails(self, step, items):
         raise error
 
-    monkeypatch.setattr(loop.Run, "_train_step", fails)
+    monkeypatch.setattr(loop.Run, "_train_step", lambda self, *_: self.meter.begin(1) or fails(self, *_))
     with pytest.raises(TrainingError, match=r"out of memory with --tokens-per-batch 4096: lower it, or add"):
+        train(replace(config, tokens_per_batch=4096), quiet=True)
+    with pytest.raises(TrainingError, match=r"out of memory with --tokens-per-batch 256: lower it, or add"):
         train(config, quiet=True)
+
+
+def test_a_budget_that_nobody_named_is_found(config, tmp_path, monkeypatch, capsys):
+    train(config, quiet=True)
+    forward = RewardModel.forward
+
+    def small_device(self, *args, batch=None, **kwargs):
+        if self.training and batch is not None and batch.n_tokens > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, *args, batch=batch, **kwargs)
+
+    monkeypatch.setattr(RewardModel, "forward", small_device)
+    monkeypatch.setattr(loop, "FEWEST_TOKENS", 16)
+    train(replace(config, output=str(tmp_path / "small")))
+    error = capsys.readouterr().err
+    assert "out of memory: going on with 1024 tokens at once" in error
+    assert "out of memory: going on with 32 tokens at once" not in error
+    assert losses(config.output) == pytest.approx(losses(tmp_path / "small"), abs=2e-4)
 
 
 def test_held_out_share_keeps_prompts_apart(config):

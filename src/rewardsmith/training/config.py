@@ -38,8 +38,9 @@ class TrainConfig:
     """Passes over the data."""
     batch_size: int = 16
     """Groups (prompts with all their responses) per optimiser step."""
-    tokens_per_batch: int = 4096
-    """Most tokens computed at once: memory, not results, depends on it. A step is made of such batches."""
+    tokens_per_batch: int | None = None
+    """Most distinct tokens computed at once: memory, not results, depends on it. A step is made of such batches.
+    Default: 2048 on a CPU, 16384 on a GPU, where it is halved while memory does not suffice."""
     learning_rate: float = 2e-5
     """Peak learning rate."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"

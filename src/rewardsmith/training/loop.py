@@ -39,9 +39,10 @@ from rewardsmith.training.meter import Meter, speed
 from rewardsmith.training.objective import PreferenceLoss, make_pair_batch, step_weight
 from rewardsmith.training.optim import make_members, make_optimizer, rate_factor, resolve_precision
 from rewardsmith.training.parallel import clip, dealt, full, shard
-from rewardsmith.training.setup import check_length, naming_lack_of_memory, start_accelerator
+from rewardsmith.training.setup import check_length, lacks_memory, out_of_memory, start_accelerator, tokens_at_once
 
 SYNC_EVERY = 10  # steps between two looks at the numbers on a GPU; on a CPU looking is free
+FEWEST_TOKENS = 256  # at once: less does not make a step that lacks memory fit
 METRICS = "metrics.jsonl"
 FREE_TO_CHANGE = ("resume", "overwrite", "tracker", "save_every", "output")  # options that decide no number
 
@@ -88,6 +89,7 @@ class Run:
         device = torch.device("cpu" if cpu else "cuda")
         self.precision = resolve_precision(config.precision, device)
         self.accelerator = start_accelerator(config, self.precision, cpu)
+        self.tokens_at_once = tokens_at_once(config, self.accelerator.device)
         self.tell(f"loading {config.model}")
         base = self._load_base()
         self.models, notes = make_members(base, config)
@@ -148,7 +150,7 @@ class Run:
                 model,
                 self.train_data.encoded + self.eval_data.encoded,
                 limit_bytes=config.trunk_cache_gb * GB,
-                tokens_per_batch=2 * config.tokens_per_batch,
+                tokens_per_batch=2 * self.tokens_at_once,
                 precision=self.precision,
                 autocast=self.accelerator.autocast,
                 quiet=not self.loud,
@@ -182,8 +184,7 @@ class Run:
             while step < self.total_steps and not self._stop_early():
                 items = self._step_items(step)
                 step_began = time.monotonic()
-                with naming_lack_of_memory(config):
-                    self._train_step(step, items)
+                self._fitting_step(step, items)
                 step += 1
                 self._agree_on_interrupt()
                 pairs += sum(len(item.group.preferences) for item in items)
@@ -215,11 +216,32 @@ class Run:
         for model in self.models:
             model.train()
 
+    def _fitting_step(self, step: int, items: Sequence[Encoded]) -> None:
+        """A step; where memory does not suffice and nobody named a budget, again in smaller batches."""
+        try:
+            self._train_step(step, items)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
+            smaller = self.tokens_at_once // 2
+            alone = max(item.n_tokens for item in items) >= self.tokens_at_once  # no budget splits a group
+            fixed = self.config.tokens_per_batch is not None or self.accelerator.num_processes > 1
+            if fixed or alone or smaller < FEWEST_TOKENS:
+                raise out_of_memory(self.config, self.tokens_at_once) from None
+            self.tokens_at_once = smaller
+        else:
+            return
+        self.tell(f"out of memory: going on with {self.tokens_at_once} tokens at once")
+        self.meter.drop()
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        self._fitting_step(step, items)
+
     def _train_step(self, step: int, items: Sequence[Encoded]) -> None:
         """One optimiser step over `items`: the loss is their weighted mean, whatever the batches."""
         config, accelerator = self.config, self.accelerator
         total = step_weight([item.group for item in items], config.loss)
-        batches = plan_batches([item.token_ids for item in items], config.tokens_per_batch)
+        batches = plan_batches([item.token_ids for item in items], self.tokens_at_once)
         world = accelerator.num_processes
         mine = dealt(batches, accelerator.process_index, world)
         self.meter.begin(step + 1)
@@ -367,7 +389,7 @@ class Run:
         """[M, K] rewards of each group by each member; processes share the work."""
         for model in self.models:
             model.eval()
-        batches = plan_batches([item.token_ids for item in encoded], 2 * self.config.tokens_per_batch)
+        batches = plan_batches([item.token_ids for item in encoded], 2 * self.tokens_at_once)
         mine: list[tuple[int, list[list[float]]]] = []
         for members, counts in dealt(batches, self.accelerator.process_index, self.accelerator.num_processes):
             part = [encoded[i] for i in members]

@@ -54,6 +54,10 @@ class Meter:
             record["sums"][name] = record["sums"].get(name, 0.0) + share * value
         record["groups"].append((items, output.group_loss_G))
 
+    def drop(self) -> None:
+        """Forget the step that was begun: it will be computed again."""
+        self.pending.pop()
+
     def end(self, norm: torch.Tensor, learning_rate: float) -> None:
         self.pending[-1]["sums"]["grad_norm"] = norm
         self.pending[-1]["learning_rate"] = learning_rate
