@@ -84,7 +84,7 @@ def test_common_layers_run_once_in_training_without_a_cache(config, monkeypatch,
     many = replace(config, members=3, train_layers=1, eval_data=(), trunk_cache_gb=0)
     meta = train(many, quiet=True)
     # the last: the reference rewards, and the members' means, of a few groups
-    assert len(calls) == meta["training"]["steps"] + 2
+    assert len(calls) == meta["training"]["steps"] + 1
     cached = replace(many, output=str(tmp_path / "cached"), trunk_cache_gb=1)
     train(cached, quiet=True)
     assert losses(cached.output) == pytest.approx(losses(many.output), abs=1e-5)

@@ -451,9 +451,9 @@ class Run:
         for model in self.models:
             model.eval()
         probe = some(self.eval_data.encoded or self.train_data.encoded, tokens=4096 // len(self.models))
-        means = np.concatenate(self._rewards(probe), axis=1).mean(axis=1).tolist()
+        rewards_MR = np.concatenate(self._rewards(probe), axis=1)
         reached = self._speed()
-        meta = self._meta(step, self._reference(probe)) | {"speed": reached}
+        meta = self._meta(step, self._reference(rewards_MR.mean(axis=0), len(probe))) | {"speed": reached}
         whole = {name: full(t).cpu() for name, t in self.models[0].state_dict().items()} if self.sharded else {}
         if self.main:
             # Without the autocast wrapper: the artifact is float32, and so are its parity figures.
@@ -470,7 +470,7 @@ class Run:
             if len(models) == 1:
                 meta = save_reward_model(models[0], self.renderer, config.output, **options)
             else:
-                meta = save_ensemble(models, self.renderer, config.output, member_means=means, **options)
+                meta = save_ensemble(models, self.renderer, config.output, member_means=rewards_MR.mean(axis=1).tolist(), **options)
             checkpoint.remove(config.run_folder)
         if config.tracker != "none":
             self.accelerator.end_training()
@@ -487,18 +487,17 @@ class Run:
         )
         return reached
 
-    def _reference(self, probe: Sequence[Encoded]) -> dict[str, Any]:
+    def _reference(self, rewards: np.ndarray, n_groups: int) -> dict[str, Any]:
         """Mean and spread of the kept model's rewards, and of what: the kept evaluation, or a few groups."""
         if self.kept is not None:
             metrics = self.kept["metrics"]
             n = sum(len(item.token_ids) for item in self.eval_data.encoded)
             return {"mean": metrics["reward_mean"], "std": metrics["reward_std"], "n": n, "responses": "held-out"}
-        rewards = np.concatenate([rewards_MK.mean(axis=0) for rewards_MK in self._rewards(probe)])
         return {
             "mean": float(rewards.mean()),
             "std": float(rewards.std()),
             "n": len(rewards),
-            "responses": f"the first {len(probe)} training groups",
+            "responses": f"the first {n_groups} training groups",
         }
 
     def _meta(self, step: int, reference: dict[str, Any]) -> dict[str, Any]:
