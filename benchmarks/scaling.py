@@ -213,9 +213,9 @@ def draw(axes: dict[str, Result], path: Path) -> None:
             above.set_title(f"R² = {fit['r2']:.4f}", fontsize=10)
         below.plot(found["points"], found["peak_mib"], "o-", color="#a8571f", linewidth=1)
         below.set_xlabel(AXES[axis])
-        for panel in (above, below):
-            panel.set_xlim(left=0)
-            panel.set_ylim(bottom=0)
+        for panel, values in ((above, found["seconds"]), (below, found["peak_mib"])):
+            panel.set_xlim(0, 1.05 * max(found["points"]))
+            panel.set_ylim(0, 1.1 * max(values))
     panels[0][0].set_ylabel("seconds")
     panels[1][0].set_ylabel("peak MiB")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -68,6 +68,52 @@ def test_evaluate_has_the_promised_keys(run):
     assert "longer answer wins" in out
 
 
+def test_compare_with_itself_finds_nothing_and_with_another_says_what(run, place):
+    code, out, _ = run("compare", "rm", "rm", "prefs.jsonl", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert result["difference"]["value"] == 0
+    assert result["p_value"] == 1
+    assert result["disagreements"] == []
+    if not (place / "other").exists():
+        words = ["--data", "prefs.jsonl", "--model", "lm", "--seed", "3", "--device", "cpu", "--quiet"]
+        assert run("train", *words, "--output", "other")[0] == 0
+    code, out, _ = run("compare", "rm", "other", "prefs.jsonl", "--json", "--disagreements", "2")
+    result = json.loads(out)
+    accuracies = [result[side]["accuracy"]["value"] for side in ("a", "b")]
+    assert result["difference"]["value"] == pytest.approx(accuracies[0] - accuracies[1])
+    assert {"p_value", "smallest_detectable", "slices", "mcnemar_p", "dropped"} <= set(result)
+    assert {s["slice"] for s in result["slices"]} >= {"chosen is longer", "chosen is shorter"}
+    found = result["discordant"]["only_a"] + result["discordant"]["only_b"]
+    assert len(result["disagreements"]) == min(2, found) > 0
+    for pair in result["disagreements"]:
+        assert (pair["margin_a"] > 0) != (pair["margin_b"] > 0)
+        assert pair["prompt"].startswith("q ")
+    code, out, _ = run("compare", "rm", "other", "prefs.jsonl", "--disagreements", "1")
+    assert "A minus B" in out
+    assert "is right" in out
+
+
+def test_compare_needs_preferences_and_two_models(run, tmp_path):
+    (tmp_path / "bare.jsonl").write_text(json.dumps({"prompt": "q", "responses": ["a", "b"]}) + "\n")
+    code, _, err = run("compare", "rm", "rm", str(tmp_path / "bare.jsonl"))
+    assert (code, err.count("\n")) == (2, 1)
+    code, _, err = run("compare", "rm", "nowhere/at/all", "prefs.jsonl", "--quiet")
+    assert code == 2
+    assert "nowhere/at/all" in err
+
+
+def test_selftest_of_a_sound_model(run):
+    code, out, _ = run("selftest", "rm", "prefs.jsonl", "--limit", "6", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert result["ok"]
+    assert result["n_responses"] == 12
+    code, out, _ = run("selftest", "rm", "prefs.jsonl", "--limit", "6")
+    assert "must not matter" in out
+    assert out.endswith("sound\n")
+
+
 def test_score_writes_rows(run, tmp_path):
     rows = tmp_path / "rows.jsonl"
     code, out, _ = run("score", "rm", "prefs.jsonl", "--output", str(rows), "--json")

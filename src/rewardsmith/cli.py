@@ -31,6 +31,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "train": ("rewardsmith.verbs", "Train", "preferences to a reward model"),
     "score": ("rewardsmith.verbs", "Score", "one row per response, streamed"),
     "evaluate": ("rewardsmith.verbs", "Evaluate", "accuracy with intervals and baselines"),
+    "compare": ("rewardsmith.verbs_evaluation", "Compare", "two reward models on the same pairs"),
+    "selftest": ("rewardsmith.verbs_evaluation", "SelfTest", "does a reward depend on what it must not depend on?"),
     "export": ("rewardsmith.verbs", "Export", "a copy of a reward model in another dtype"),
     "data check": ("rewardsmith.verbs", "DataCheck", "what a preference file holds, and what is wrong with it"),
     "data convert": ("rewardsmith.verbs", "DataConvert", "one shape of preference file to another"),

@@ -145,7 +145,8 @@ def smallest_detectable(difference_N: ArrayLike, prompt_N: ArrayLike) -> float |
 
     with the discordance and the clustering that were found. Few discordant prompts make that too small a number:
     below six no test by prompt can reach 5%. So it is at least what gives 80% for six prompts in favour of one side,
-    each as large as the discordant ones found, or a whole prompt where none is.
+    each as large as the discordant ones found, or a whole prompt where none is. A guide: discordance may grow with
+    the difference, and with few prompts the power is rather 75% (benchmarks/interval_coverage.py).
     None where no difference would do: fewer than six prompts, or a result above 1.
     Source: Miller (2411.00640) for power from the clustered standard error of paired differences.
     """

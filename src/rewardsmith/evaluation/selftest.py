@@ -56,7 +56,7 @@ def selftest(scorer: ModelScorer, groups: Sequence[Group]) -> dict[str, Any]:
     if not encoded:
         raise DataError("none of the groups can be rendered: nothing to test on")
     model = scorer.models[0]
-    rows = [list(item.token_ids) for item in encoded]
+    rows: Rows = [list(item.token_ids) for item in encoded]
     expected = _packed(model, rows, scorer.tokens_per_batch)
     spread = float(np.concatenate(expected).std())
     ways = [

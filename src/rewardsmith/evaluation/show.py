@@ -48,3 +48,55 @@ def interval(figure: dict[str, Any]) -> str:
 
 def number(value: float | None) -> str:
     return "none" if value is None else f"{value:.3f}"
+
+
+def comparison_table(result: dict[str, Any], a: str, b: str) -> str:
+    """The figures of `compare_rows`, one a line."""
+    lines = [f"{result['n_pairs']} pairs of {result['n_prompts']} prompts   A = {a}   B = {b}"]
+    for name, figure in (
+        ("accuracy of A", result["a"]["accuracy"]),
+        ("accuracy of B", result["b"]["accuracy"]),
+        ("A minus B", result["difference"]),
+    ):
+        lines.append(f"  {name:<30} {interval(figure)}")
+    lines.append(f"  {'p-value, by prompt':<30} {number(result['p_value'])}")
+    lines.append(f"  {'p-value, by pair (McNemar)':<30} {number(result['mcnemar_p'])}")
+    only = result["discordant"]
+    lines.append(f"  {'right in one only':<30} A {only['only_a']}, B {only['only_b']}")
+    smallest = result["smallest_detectable"]
+    lines.append(
+        f"  {'smallest difference to be seen':<30} "
+        + ("none: too few prompts" if smallest is None else f"{smallest:.3f} (with 80% power)")
+    )
+    for side in ("a", "b"):
+        if result[side]["score_ties"]:
+            lines.append(f"  {result[side]['score_ties']} pairs have equal rewards in {side.upper()}: counted as wrong")
+    if result["label_ties"]:
+        lines.append(f"  {result['label_ties']} pairs are ties in the labels: not compared")
+    if result["slices"]:
+        lines.append("  slices (p adjusted for their number)")
+        width = max(len(s["slice"]) for s in result["slices"])
+        for s in result["slices"]:
+            p = "" if s["p_adjusted"] is None else f"   p {s['p_adjusted']:.3f}"
+            lines.append(f"    {s['slice']:<{width}}  {interval(s | {'value': s['difference']})}  {s['n']} pairs{p}")
+    return "\n".join(lines)
+
+
+def selftest_table(result: dict[str, Any]) -> str:
+    """The ways of `selftest`, those that must not matter first."""
+    lines = [f"{result['n_responses']} responses, rewards spread {result['reward_spread']:.3f}"]
+    for matters, title in ((False, "must not matter"), (True, "may matter")):
+        lines.append(f"  {title}")
+        for way in result["ways"]:
+            if way["matters"] != matters:
+                continue
+            if way["note"]:
+                lines.append(f"    {way['name']:<34} not run: {way['note']}")
+                continue
+            verdict = "" if way["same"] is None else ("   same" if way["same"] else "   DIFFERENT")
+            lines.append(
+                f"    {way['name']:<34} moves {way['largest']:.1e} at most, "
+                f"flips {way['flipped']} of {way['n_pairs']} decisions{verdict}"
+            )
+    lines.append("  sound" if result["ok"] else "  NOT SOUND: a reward depends on what it must not depend on")
+    return "\n".join(lines)

@@ -470,7 +470,9 @@ class Run:
             if len(models) == 1:
                 meta = save_reward_model(models[0], self.renderer, config.output, **options)
             else:
-                meta = save_ensemble(models, self.renderer, config.output, member_means=rewards_MR.mean(axis=1).tolist(), **options)
+                meta = save_ensemble(
+                    models, self.renderer, config.output, member_means=rewards_MR.mean(axis=1).tolist(), **options
+                )
             checkpoint.remove(config.run_folder)
         if config.tracker != "none":
             self.accelerator.end_training()

@@ -22,6 +22,7 @@ from rewardsmith.statistics import DRAWS, Floats, Interval, clustered_bootstrap
 
 Figure = dict[str, Any]
 Term = str | tuple[str, ...]  # a part, or parts pooled row by row
+Weights = Mapping[str, float] | Mapping[tuple[str, ...], float] | Mapping[Term, float]
 
 
 class Outcome(NamedTuple):
@@ -44,9 +45,7 @@ class Outcome(NamedTuple):
 class Outcomes:
     """The outcomes of one scorer on one benchmark. `draws` of 0 leaves the intervals out."""
 
-    def __init__(
-        self, groups: Sequence[Group], rows: Iterable[Outcome], *, draws: int = DRAWS, seed: int = 0
-    ) -> None:
+    def __init__(self, groups: Sequence[Group], rows: Iterable[Outcome], *, draws: int = DRAWS, seed: int = 0) -> None:
         self.rows = list(rows)
         self.draws, self.seed = draws, seed
         self.parts = list(dict.fromkeys(row.part for row in self.rows))
@@ -55,7 +54,10 @@ class Outcomes:
         self.value_R = np.array([row.value for row in self.rows], dtype=np.float64)
         self.ties_R = np.array([row.ties for row in self.rows], dtype=np.int64)
         self.group_R = np.array([row.group for row in self.rows], dtype=np.int64)
-        self.cluster_R = np.array([row.cluster or groups[row.group].prompt_id for row in self.rows], dtype=object)
+        names = [row.cluster or groups[row.group].prompt_id for row in self.rows]
+        # Numbers instead of names: they sort faster, and every figure sorts them.
+        codes = {name: index for index, name in enumerate(dict.fromkeys(names))}
+        self.cluster_R = np.array([codes[name] for name in names], dtype=np.int64)
 
     def mean(self, *parts: str) -> Figure:
         """Mean over the rows of `parts`, pooled."""
@@ -66,7 +68,7 @@ class Outcomes:
         terms = list(terms)
         return self.sum_of_means({term: 1.0 / len(terms) for term in terms})
 
-    def sum_of_means(self, weights: Mapping[Term, float]) -> Figure:
+    def sum_of_means(self, weights: Weights) -> Figure:
         """sum_k weight_k * mean of term k, as {value, low, high, n, score_ties}.
 
         `n` counts the groups, `score_ties` the equal rewards behind the rows. The value is None where a term
@@ -90,6 +92,11 @@ class Outcomes:
             "score_ties": int(self.ties_R[used_R].sum()),
         }
 
+    def count_clusters(self, weights: Weights) -> int:
+        """How many clusters (prompts) the rows of these terms are of."""
+        used_R = np.any([self._rows_of(term) for term in weights], axis=0)
+        return len(np.unique(self.cluster_R[used_R]))
+
     def _rows_of(self, term: Term) -> np.ndarray:
         parts = (term,) if isinstance(term, str) else term
         return np.isin(self.part_R, [i for i, part in enumerate(self.parts) if part in parts])
@@ -105,11 +112,12 @@ def interval_of(rows_RS: Floats, cluster_R: ArrayLike, statistic: Any, *, draws:
 
 def result(
     outcomes: Outcomes,
-    weights: Mapping[Term, float],
+    weights: Weights,
     *,
     score_is: str,
     missing: Sequence[str] = (),
     parts: Mapping[str, Mapping[str, Figure]],
+    reference: Mapping[str, Mapping[str, Figure]] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """The result of a rule, ready for JSON.
@@ -119,8 +127,9 @@ def result(
     score_is            the formula in words
     n, n_prompts        groups and distinct prompts behind it; score_ties: equal rewards among them
     parts               kind -> name -> figure
+    reference           the same for figures that do not depend on the scorer: what people or a coin get
     """
-    whole = outcomes.sum_of_means(weights) if weights else Interval(None).to_json() | {"n": 0, "score_ties": 0}
+    whole = outcomes.sum_of_means(weights)
     interval = {key: whole[key] for key in ("value", "low", "high")}
     return {
         "score": dict.fromkeys(interval) if missing else interval,
@@ -128,17 +137,18 @@ def result(
         "score_is": score_is,
         "missing": list(missing),
         "n": whole["n"],
-        "n_prompts": len(set(outcomes.cluster_R)),
+        "n_prompts": outcomes.count_clusters(weights),
         "score_ties": whole["score_ties"],
         "parts": {kind: dict(figures) for kind, figures in parts.items()},
+        "reference": {kind: dict(figures) for kind, figures in (reference or {}).items()},
         **more,
     }
 
 
-def scaled(weights: Mapping[Term, float]) -> dict[Term, float]:
+def scaled(weights: Mapping[str, float]) -> dict[str, float]:
     """Weights that add up to 1."""
     total = sum(weights.values())
-    return {term: weight / total for term, weight in weights.items()}
+    return {part: weight / total for part, weight in weights.items()}
 
 
 def checked_rewards(groups: Sequence[Group], rewards: Sequence[ArrayLike]) -> list[Floats]:

@@ -14,16 +14,14 @@ from numpy.typing import ArrayLike
 
 from rewardsmith.data.schema import Group
 from rewardsmith.evaluation.benchmarks.outcomes import (
-    Figure,
     Outcome,
     Outcomes,
-    Term,
     checked_rewards,
     pair_outcomes,
     result,
     scaled,
 )
-from rewardsmith.statistics import DRAWS, Floats
+from rewardsmith.statistics import DRAWS, Floats, Interval
 
 # RewardBench ---------------------------------------------------------------------------------------
 
@@ -83,16 +81,13 @@ def rewardbench(
     rows = pair_outcomes(groups, checked_rewards(groups, rewards), subsets)
     outcomes = Outcomes(groups, rows, draws=draws, seed=seed)
     here = set(subsets)
-    weights: dict[str, dict[Term, float]] = {}
-    for section, counts in SECTIONS.items():
-        weights[section] = {subset: float(n) for subset, n in counts.items() if subset in here}
-    weights["Prior Sets"] = {subset: 1.0 for subset in PRIOR_SETS if subset in here}
-    inside = {section: scaled(terms) for section, terms in weights.items() if terms}
+    counts = SECTIONS | {"Prior Sets": dict.fromkeys(PRIOR_SETS, 1)}
+    present = {section: {s: float(n) for s, n in inner.items() if s in here} for section, inner in counts.items()}
+    inside = {section: scaled(terms) for section, terms in present.items() if terms}
     shares = {section: PRIOR_WEIGHT if section == "Prior Sets" else 1.0 for section in inside}
     total = sum(shares.values())
-    wanted = [subset for counts in SECTIONS.values() for subset in counts]
-    if "Prior Sets" in inside:
-        wanted += PRIOR_SETS
+    # A file without prior sets is complete; one with some of them is not.
+    wanted = [s for section in {**SECTIONS, **inside} for s in counts[section]]
     return result(
         outcomes,
         {t: w * shares[section] / total for section, terms in inside.items() for t, w in terms.items()},
@@ -100,8 +95,8 @@ def rewardbench(
         missing=[subset for subset in wanted if subset not in here],
         parts={
             "section": {section: outcomes.sum_of_means(terms) for section, terms in inside.items()},
-            "section_by_rows": {section: outcomes.sum_of_means({tuple(terms): 1.0}) for section, terms in inside.items()},  # type: ignore[arg-type]  # fmt: skip
-            "subset": {subset: outcomes.mean(subset) for terms in inside.values() for subset in terms},  # type: ignore[arg-type]  # fmt: skip
+            "section_by_rows": {section: outcomes.mean(*terms) for section, terms in inside.items()},
+            "subset": {subset: outcomes.mean(subset) for terms in inside.values() for subset in terms},
         },
     )
 
@@ -202,7 +197,7 @@ def xstest(
     kinds = sorted({row.part for row in rows if row.part.startswith("type/")})
     made = result(
         outcomes,
-        {},
+        {(*sides, *(f"{side}/partial" for side in sides)): 1.0},
         score_is="none: the two directions are reported apart",
         missing=[side for side in sides if side not in outcomes.parts],
         parts={
@@ -211,8 +206,8 @@ def xstest(
             "type": {kind.removeprefix("type/"): outcomes.mean(kind) for kind in kinds},
         },
     )
-    strict = [outcomes.mean(side) for side in sides]
-    return made | {"n": sum(f["n"] for f in strict), "score_ties": sum(f["score_ties"] for f in strict)}
+    nothing = Interval(None).to_json()
+    return made | {"score": nothing, "score_over_present": nothing}
 
 
 def _xstest_rows(g: int, group: Group, rewards_K: Floats) -> list[Outcome]:
@@ -237,7 +232,4 @@ def hh(groups: Sequence[Group], rewards: Sequence[ArrayLike], *, draws: int = DR
     """Anthropic HH (2204.05862): accuracy over pairs; equal rewards are wrong."""
     rows = pair_outcomes(groups, checked_rewards(groups, rewards), ["pairs"] * len(groups))
     outcomes = Outcomes(groups, rows, draws=draws, seed=seed)
-    figures: dict[str, Figure] = {"pairs": outcomes.mean("pairs")}
-    return result(
-        outcomes, {"pairs": 1.0}, score_is="accuracy over pairs; equal rewards are wrong", parts={"all": figures}
-    )
+    return result(outcomes, {"pairs": 1.0}, score_is="accuracy over pairs; equal rewards are wrong", parts={})
