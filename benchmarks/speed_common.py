@@ -57,7 +57,9 @@ def start(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], N
 def in_child(options: argparse.Namespace, task: Task) -> Result:
     """`measure(task)` of this script in a process of its own, which ends the benchmark where it fails."""
     offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
-    environment = {**os.environ, **offline, "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, **offline}
+    if task.get("device") != "cuda":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     if options.threads:
         environment |= {"OMP_NUM_THREADS": str(options.threads), "MKL_NUM_THREADS": str(options.threads)}
     with tempfile.TemporaryDirectory() as folder:

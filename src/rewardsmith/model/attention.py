@@ -4,10 +4,12 @@ A model loaded with `attn_implementation=NAME` calls `packed_attention` in every
 arrives through the model's keyword arguments (so that gradient checkpointing replays it), no modelling code
 is touched, and every response attends to its group's prefix and to itself, never to a sibling.
 
-Paths of similar length are gathered into a rectangle and given to one causal `scaled_dot_product_attention`;
-right padding is behind every real token, so causality hides it. Where most of a path is computed elsewhere (long
-prompts, many responses), its own tokens alone are queries. A path's tokens have the positions they would have
-alone, which makes sliding windows, grouped queries and soft-capping work as in the unpacked model.
+On a GPU the whole line goes through one FlexAttention kernel (`flex`) where that agrees with what follows. On the
+CPU, and where it does not, paths of similar length are gathered into a rectangle and given to one causal
+`scaled_dot_product_attention`; right padding is behind every real token, so causality hides it. Where most of a path
+is computed elsewhere (long prompts, many responses), its own tokens alone are queries. A path's tokens have the
+positions they would have alone, which makes sliding windows, grouped queries and soft-capping work as in the unpacked
+model.
 
 Shape legend: T tokens, H query heads, J key heads, D head size, N paths in a bucket, L its longest path, Q its
 most queries.
@@ -22,6 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from rewardsmith.errors import ModelError
+from rewardsmith.model import flex
 from rewardsmith.text.pack import Layout
 
 NAME = "rewardsmith_packed"
@@ -49,16 +52,38 @@ def packed_attention(
     assert layout is not None, "packed attention needs the batch's layout; use RewardModel, not the bare trunk"
     if s_aux is not None:
         raise ModelError("attention sinks are not part of packed attention")
+    window = sliding_window if sliding_window is not None and sliding_window < layout.longest else None
+    rows = (query_1HTD, key_1JTD, value_1JTD)
+    heads = (query_1HTD.shape[1], key_1JTD.shape[1], query_1HTD.shape[3])
+    # FlexAttention has no dropout.
+    if query_1HTD.is_cuda and not dropout and flex.usable(query_1HTD.device, query_1HTD.dtype, *heads):
+        out_1HTD = flex.attend(*rows, layout, scaling, window, softcap)
+    else:
+        out_1HTD = attend_gathered(*rows, layout, scaling, window, softcap, dropout)
+    return out_1HTD.transpose(1, 2), None
+
+
+def attend_gathered(
+    query_1HTD: torch.Tensor,
+    key_1JTD: torch.Tensor,
+    value_1JTD: torch.Tensor,
+    layout: Layout,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """[1, H, T, D], from one call to scaled_dot_product_attention for each rectangle of paths."""
     rows = [t[0].transpose(0, 1) for t in (query_1HTD, key_1JTD, value_1JTD)]
     outputs = []
     for bucket in layout.buckets:
         index = (bucket.path_NL if bucket.query_NQ is None else bucket.query_NQ, bucket.path_NL, bucket.path_NL)
         query, key, value = (gather(t, i).transpose(1, 2) for t, i in zip(rows, index, strict=True))
-        window = sliding_window if sliding_window is not None and sliding_window < key.shape[2] else None
+        within = window if window is not None and window < key.shape[2] else None
         if softcap is not None:
-            out_NHQD = _softcapped(query, key, value, bucket.mask(window), scaling, dropout, softcap)
+            out_NHQD = _softcapped(query, key, value, bucket.mask(within), scaling, dropout, softcap)
         else:
-            mask = None if window is None and bucket.query_NQ is None else bucket.mask(window)
+            mask = None if within is None and bucket.query_NQ is None else bucket.mask(within)
             out_NHQD = scaled_dot_product_attention(
                 query,
                 key,
@@ -71,7 +96,7 @@ def packed_attention(
             )
         outputs.append(out_NHQD.transpose(1, 2).flatten(0, 1))
     flat = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return gather(flat, layout.source_T).unsqueeze(0), None
+    return gather(flat, layout.source_T).transpose(0, 1).unsqueeze(0)
 
 
 def gather(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

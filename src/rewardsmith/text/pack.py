@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,16 +82,24 @@ class Layout:
     """Who attends to whom: the buckets of paths, and where each token's own result is found in them.
 
     source_T indexes the concatenation of the buckets' flattened outputs, [N * Q] or [N * L] each. read_U are the
-    tokens that rewards are read at, each once.
+    tokens that rewards are read at, each once. A token at position place_T of its row is seen by what lies between
+    itself and end_T in the line: its own subtree. `made` holds what attention makes once for all layers.
     """
 
     buckets: tuple[Bucket, ...]
     source_T: torch.Tensor
     read_U: torch.Tensor
+    end_T: torch.Tensor
+    place_T: torch.Tensor
+    longest: int
+    made: dict[Any, Any] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Layout:
         buckets = tuple(bucket.to(device) for bucket in self.buckets)
-        return Layout(buckets, self.source_T.to(device, non_blocking=True), self.read_U.to(device, non_blocking=True))
+        source_T, read_U, end_T, place_T = (
+            tensor.to(device, non_blocking=True) for tensor in (self.source_T, self.read_U, self.end_T, self.place_T)
+        )
+        return Layout(buckets, source_T, read_U, end_T, place_T, self.longest)
 
 
 @dataclass(frozen=True)
@@ -221,8 +230,13 @@ def _layout(paths: Sequence[np.ndarray], shared: Sequence[int], n_tokens: int) -
                 buckets.append(Bucket(torch.from_numpy(path_NL), torch.from_numpy(query_NQ), first_N))
             else:
                 buckets.append(Bucket(torch.from_numpy(path_NL)))
+    end_T, place_T = np.empty((2, n_tokens), dtype=np.int64)
+    for path in paths:  # in the order of the line, so that the last path through a token says where its subtree ends
+        end_T[path] = path[-1] + 1
+        place_T[path] = np.arange(len(path))
     read_U = torch.tensor(sorted(int(path[-1]) for path in paths))
-    return Layout(tuple(buckets), torch.from_numpy(source_T), read_U)
+    tensors = (torch.from_numpy(source_T), read_U, torch.from_numpy(end_T), torch.from_numpy(place_T))
+    return Layout(tuple(buckets), *tensors, max(map(len, paths)))
 
 
 def _rectangle(paths: Sequence[np.ndarray]) -> np.ndarray:
