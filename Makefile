@@ -18,7 +18,7 @@ TEST_ENV = HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 MKL_N
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow lint format bench docs clean clean-venv peers
+.PHONY: help quickstart test test-slow lint format bench docs clean clean-venv peers bench-speed
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -82,6 +82,14 @@ bench: $(PEERS)/.stamp  ## quality against TRL, three seeds (hours); results und
 	@test -d $(DATA)/hh_harmless || { echo "no $(DATA)/hh_harmless: name its folder with make bench DATA=..." >&2; exit 2; }
 	$(BIN)/python benchmarks/quality_vs_trl.py all --data $(DATA)/hh_harmless --peer-python $(PEERS)/bin/python \
 	  --out runs/quality_vs_trl
+
+SPEED = $(PEERS)/bin/python benchmarks
+bench-speed: $(PEERS)/.stamp  ## speed against peers (about an hour, on a machine that does nothing else); results under runs/speed
+	@test -d $(DATA)/hh_harmless || { echo "no $(DATA)/hh_harmless: name its folder with make bench-speed DATA=..." >&2; exit 2; }
+	for name in ensemble_speed mfu train_speed score_speed train_groups; do \
+	  $(SPEED)/$$name.py --data $(DATA) --json runs/speed/$$name.json || exit 1; done
+	$(SPEED)/train_groups.py --worst-case --json runs/speed/worst_case.json
+	$(SPEED)/scaling.py --json runs/speed/scaling.json --figure runs/speed/scaling.png
 
 clean:  ## remove what was built or written by a run, but not the environment
 	rm -rf build dist site quickstart .pytest_cache .mypy_cache .ruff_cache .hypothesis

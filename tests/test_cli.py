@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -66,6 +67,51 @@ def test_evaluate_has_the_promised_keys(run):
     assert {"length_matched_accuracy", "nll", "brier", "ece", "slices", "dropped"} <= set(result)
     code, out, _ = run("evaluate", "rm", "prefs.jsonl")
     assert "longer answer wins" in out
+
+
+def test_training_fits_a_temperature_and_score_says_p_better(run, tmp_path, place):
+    stored = json.loads((place / "rm" / "reward_model.json").read_text())["calibration"]
+    assert stored["pairs"] == "held-out"
+    assert stored["n_pairs"] > 0
+    mixed = tmp_path / "mixed.jsonl"  # labels that no temperature could make certain
+    flipped = {**ROWS[0], "chosen": ROWS[0]["rejected"], "rejected": ROWS[0]["chosen"]}
+    mixed.write_text("".join(json.dumps(row) + "\n" for row in [flipped, *ROWS[1:]]))
+    code, out, _ = run("calibrate", "rm", str(mixed), "--json")
+    fit = json.loads(out)["calibration"]
+    assert code == 0
+    assert fit["n_pairs"] == 24
+    assert json.loads((place / "rm" / "reward_model.json").read_text())["calibration"] == fit
+    assert run("score", "rm", "prefs.jsonl", "--output", str(tmp_path / "r.jsonl"))[0] == 0
+    rows = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    temperature = fit["temperature"]
+    for a, b in zip(rows[::2], rows[1::2], strict=True):
+        gap = 0.0 if temperature is None else (a["reward"] - b["reward"]) / temperature
+        assert a["calibrated"] - b["calibrated"] == pytest.approx(gap)
+        assert a["p_better"] == pytest.approx(1 / (1 + math.exp(-gap)))
+        assert a["p_better"] + b["p_better"] == pytest.approx(1)
+
+
+def test_calibrate_needs_an_artifact(run):
+    code, out, err = run("calibrate", "lm", "prefs.jsonl")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+
+
+def test_a_benchmark_is_scored_by_its_rule_with_baselines_beside_it(run, tmp_path):
+    rows = [
+        {"prompt": f"q{i}", "chosen": "yes " * (1 + i % 3), "rejected": "no", "subset": "alpacaeval-easy", "id": i}
+        for i in range(6)
+    ]
+    (tmp_path / "filtered.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, _ = run("evaluate", "rm", str(tmp_path / "filtered.jsonl"), "--benchmark", "auto", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert result["benchmark"] == "rewardbench"
+    assert set(result["baselines"]) == {"constant", "longest", "shortest", "always_refuse", "prompt_blind"}
+    code, out, _ = run("evaluate", "rm", str(tmp_path), "--benchmark", "rewardbench", "--no-prompt-blind")
+    assert code == 0
+    assert "long" in out
+    assert "blind" not in out
 
 
 def test_compare_with_itself_finds_nothing_and_with_another_says_what(run, place):
@@ -146,6 +192,12 @@ def test_export(run, tmp_path):
         (("train", "--data", "prefs.jsonl", "--model", "lm", "--output", "rm"), "not empty"),
         (("train", "--data", "prefs.jsonl", "--model", "lm", "--output", "prefs.jsonl"), "is a file"),
         (("evaluate", "lm", "prefs.jsonl"), "no reward head"),
+        (("evaluate", "rm"), "name at least one preference file"),
+        (("evaluate", "rm", "--benchmark", "auto"), "needs a file or folder"),
+        (("evaluate", "rm", "lm", "rm", "--benchmark", "llmbar"), "one file or folder"),
+        (("evaluate", "rm", "lm", "--benchmark", "llmbar", "--limit", "3"), "--limit with --benchmark"),
+        (("evaluate", "rm", "prefs.jsonl", "--benchmark", "rm-bench"), "prefs.jsonl"),
+        (("calibrate", "rm", "missing.jsonl"), "missing.jsonl"),
         (("score", "rm", "prefs.jsonl", "--output", "rows.txt"), "name it .jsonl"),
         (("data", "check", "lm/config.json"), "config.json"),
         (("data", "convert", "prefs.jsonl", "--to", "trl", "--output", "rm/config.json"), "exists"),

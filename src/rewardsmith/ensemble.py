@@ -45,15 +45,22 @@ def save_ensemble(
     without.
     """
     names = [f"member-{m}" for m in range(len(models))]
+    # The temperature is that of the mean of all members, which is not as sure of itself as one of them.
+    of_a_member = {**(meta or {}), "calibration": None}
     with replacing(output, overwrite=overwrite) as folder:
         written = [
-            save_reward_model(model, renderer, folder / name, meta=meta, probe=probe)
+            save_reward_model(model, renderer, folder / name, meta=of_a_member, probe=probe)
             for name, model in zip(names, models, strict=True)
         ]
         share_equal_weights([folder / name for name in names])
         if extra is not None:
             extra(folder)
-        whole = {**written[0], "members": names, "member_means": list(member_means)}
+        whole = {
+            **written[0],
+            "calibration": (meta or {}).get("calibration"),
+            "members": names,
+            "member_means": list(member_means),
+        }
         if probe:
             whole["parity"] = _worst([m["parity"] for m in written])
         (folder / META).write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -22,12 +22,25 @@ import numpy as np
 
 from rewardsmith.data.schema import Group, text_of
 from rewardsmith.errors import ConfigError, DataError, Interrupted
+from rewardsmith.statistics import number_or_none
+from rewardsmith.temperature import of_artifact
 
 if TYPE_CHECKING:
     from rewardsmith.model.reward_model import RewardModel
     from rewardsmith.text.render import Renderer
 
-ROW_KEYS = ("id", "response_index", "reward", "calibrated", "truncated", "n_tokens", "std", "rating", "error")
+ROW_KEYS = (
+    "id",
+    "response_index",
+    "reward",
+    "calibrated",
+    "p_better",
+    "truncated",
+    "n_tokens",
+    "std",
+    "rating",
+    "error",
+)
 CHUNK = 256  # groups in memory at a time; sorted by length inside, so that batches are even
 
 
@@ -37,6 +50,8 @@ class Scores:
 
     rewards    [K] float64; NaN where a response could not be scored (`error` says why)
     std        [K] uncertainty in units of reward, or None where it is not known
+    calibrated [K] rewards in log-odds: sigmoid(calibrated[a] - calibrated[b]) is P(a > b); None where no temperature
+               was fitted
     truncated  K flags: "" (whole), "prompt" or "response" (what was cut to fit)
     n_tokens   K token counts of prompt + response, 0 where the scorer does not count tokens
     """
@@ -46,6 +61,7 @@ class Scores:
     truncated: tuple[str, ...] = ()
     n_tokens: tuple[int, ...] = ()
     error: str = ""
+    calibrated: np.ndarray | None = None
 
 
 class Scorer(Protocol):
@@ -71,8 +87,8 @@ class ModelScorer:
     `tokens_per_batch` tokens.
 
     An ensemble's reward is the mean over its members; `std` is their spread, each member's constant (`offsets`,
-    which no comparison sees) taken out. `n_tokens` and `n_row_tokens` count what was computed, and what would
-    have been without sharing.
+    which no comparison sees) taken out. `temperature` turns rewards into log-odds. `n_tokens` and `n_row_tokens`
+    count what was computed, and what would have been without sharing.
     """
 
     def __init__(
@@ -82,10 +98,12 @@ class ModelScorer:
         *,
         tokens_per_batch: int = 8192,
         offsets: Sequence[float] = (),
+        temperature: float | None = None,
     ) -> None:
         self.models = [m.eval() for m in (model if isinstance(model, Sequence) else [model])]
         self.offsets = np.array(offsets or [0.0] * len(self.models))
         assert len(self.offsets) == len(self.models), "one offset per member"
+        self.temperature = temperature
         self.renderer = renderer
         self.tokens_per_batch = tokens_per_batch
         self.n_tokens = self.n_row_tokens = 0
@@ -107,7 +125,9 @@ class ModelScorer:
                 lengths = tuple(len(row) for row in item.token_ids)
                 rewards_MK = done[id(group)]
                 std = None if len(rewards_MK) == 1 else (rewards_MK - self.offsets[:, None]).std(axis=0, ddof=1)
-                results.append(Scores(rewards_MK.mean(axis=0), std, item.truncated, lengths))
+                rewards_K = rewards_MK.mean(axis=0)
+                calibrated = None if self.temperature is None else rewards_K / self.temperature
+                results.append(Scores(rewards_K, std, item.truncated, lengths, calibrated=calibrated))
         return results
 
     def _rewards(self, encoded: Sequence[Any]) -> list[np.ndarray]:
@@ -154,9 +174,12 @@ def load_scorer(
     )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    offsets = meta.get("member_means") or ()
     return ModelScorer(
-        [model.to(device) for model in models], renderer, tokens_per_batch=tokens_per_batch, offsets=offsets
+        [model.to(device) for model in models],
+        renderer,
+        tokens_per_batch=tokens_per_batch,
+        offsets=meta.get("member_means") or (),
+        temperature=of_artifact(meta),
     )
 
 
@@ -178,10 +201,12 @@ def rows_of_group(group: Group, scores: Scores) -> list[dict[str, Any]]:
             "id": group.id,
             "response_index": k,
             "reward": reward if np.isfinite(reward) else None,
-            "calibrated": None,
+            "calibrated": None if scores.calibrated is None else number_or_none(scores.calibrated[k]),
             "truncated": scores.truncated[k] if scores.truncated else "",
             "n_tokens": scores.n_tokens[k] if scores.n_tokens else 0,
         }
+        if scores.calibrated is not None and len(scores.rewards) > 1:
+            row["p_better"] = number_or_none(_p_better(scores.calibrated, k))
         if scores.std is not None:
             row["std"] = float(scores.std[k])
         if group.ratings is not None:
@@ -191,6 +216,12 @@ def rows_of_group(group: Group, scores: Scores) -> list[dict[str, Any]]:
         row |= {(f"tag_{name}" if name in ROW_KEYS else name): value for name, value in group.tags.items()}
         rows.append(row)
     return rows
+
+
+def _p_better(calibrated_K: np.ndarray, k: int) -> float:
+    """P(this response is better), averaged over the group's others: with two responses, P(a > b)."""
+    gap = calibrated_K[k] - np.delete(calibrated_K, k)
+    return float(np.mean(0.5 * (1 + np.tanh(gap / 2))))
 
 
 def score_file(
@@ -337,6 +368,7 @@ def _write_parquet(partial: Path, target: Path, batch: int = 4096) -> int:
     if not kinds:
         raise DataError("no row was scored, so there is no parquet file to write")
     kinds |= {"reward": pa.float64(), "calibrated": pa.float64()}
+    kinds |= {"p_better": pa.float64()} if "p_better" in kinds else {}
     schema = pa.schema([(key, kind or pa.string()) for key, kind in kinds.items()])
     n = 0
     with pq.ParquetWriter(target, schema) as writer, partial.open(encoding="utf-8") as source:

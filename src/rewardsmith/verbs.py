@@ -13,15 +13,13 @@ import tyro
 from rewardsmith.data.options import ReadOptions, ReadReport
 from rewardsmith.data.readers import read_groups
 from rewardsmith.data.schema import Group
-from rewardsmith.errors import ConfigError, DataError
+from rewardsmith.errors import ConfigError
 from rewardsmith.progress import Bar, say
 from rewardsmith.training.config import TrainConfig
+from rewardsmith.verbs_common import Files, Name, at_least, dropped_lines, say_warnings
 
 if TYPE_CHECKING:
     from rewardsmith.cli import Common
-
-Files = Annotated[tuple[str, ...], tyro.conf.Positional]
-Name = Annotated[str, tyro.conf.Positional]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +70,7 @@ class Score:
     read: ReadOptions = field(default_factory=ReadOptions)
 
     def __post_init__(self) -> None:
-        _at_least(tokens_per_batch=(self.tokens_per_batch, 16))
+        at_least(tokens_per_batch=(self.tokens_per_batch, 16))
 
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.scoring import check_score_output, load_scorer, score_file
@@ -98,7 +96,7 @@ class Score:
                 progress=bar.advance,
             )
         seconds = max(time.monotonic() - started, 1e-9)
-        _say_warnings(report, common)
+        say_warnings(report, common)
         cut = scorer.renderer.report
         return {
             **counts,
@@ -136,88 +134,7 @@ class Score:
         ):
             if result[key]:
                 lines.append(f"{result[key]} {text}")
-        return "\n".join([*lines, *_dropped_lines(result["dropped"])])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluate:
-    """How often the reward model prefers what people preferred, with intervals and the length baseline beside it.
-
-    Example: rewardsmith evaluate rm heldout.jsonl --json
-    """
-
-    model: Annotated[Name, tyro.conf.arg(metavar="RM")]
-    """A reward model: an artifact folder, or any sequence classifier with one output."""
-    files: Annotated[Files, tyro.conf.arg(metavar="FILE...")]
-    """Preference files, in any shape that train reads."""
-    limit: int | None = None
-    """Use only the first N groups."""
-    tokens_per_batch: int = 8192
-    """Most tokens computed at once."""
-    max_response_length: int | None = None
-    """Cut every answer after this many tokens (as train can). Default: what the model was trained with."""
-    device: Literal["auto", "cpu"] = "auto"
-    """auto takes a GPU where there is one."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model. Off unless asked."""
-    seed: int = 0
-    """Seed of the bootstrap."""
-    read: ReadOptions = field(default_factory=ReadOptions)
-
-    def __post_init__(self) -> None:
-        _at_least(
-            limit=(self.limit, 1),
-            tokens_per_batch=(self.tokens_per_batch, 16),
-            max_response_length=(self.max_response_length, 1),
-            seed=(self.seed, 0),
-        )
-
-    def run(self, common: Common) -> dict[str, Any]:
-        from itertools import islice
-
-        from rewardsmith.evaluation.evaluate import evaluate_rows
-        from rewardsmith.scoring import load_scorer, score_stream
-
-        report = ReadReport()
-        groups = list(islice(read_groups(self.files, self.read, report=report), self.limit))
-        if not any(g.preferences for g in groups):
-            raise DataError(f"{', '.join(self.files)}: no group has a preference, so there is nothing to compare with")
-        scorer = load_scorer(
-            self.model,
-            tokens_per_batch=self.tokens_per_batch,
-            device=self.device,
-            trust_remote_code=self.trust_remote_code,
-            max_response_length=self.max_response_length,
-        )
-        kept, rewards = [], []
-        dropped: list[dict[str, Any]] = [d._asdict() for d in report.dropped]
-        with Bar("scoring groups", len(groups), quiet=common.quiet) as bar:
-            for group, scores in score_stream(scorer, groups):
-                bar.advance()
-                if scores.error:
-                    file, _, line = group.source.rpartition(":")
-                    at = int(line) if line.isdigit() else 0
-                    dropped.append({"file": file, "line": at, "reason": scores.error, "group": group.id})
-                    continue
-                kept.append(group)
-                rewards.append(scores.rewards)
-        if not kept:
-            raise DataError(f"no group could be scored; the first: {dropped[0]['reason']}")
-        result = evaluate_rows(kept, rewards, seed=self.seed)
-        _say_warnings(report, common)
-        cut = scorer.renderer.report
-        return result | {
-            "dropped": dropped,
-            "prompts_cut": cut.prompts_cut,
-            "responses_cut": cut.responses_cut,
-            "warnings": report.warnings,
-            "shapes": sorted({f.shape for f in report.files if f.shape}),
-        }
-
-    def show(self, result: dict[str, Any]) -> str:
-        from rewardsmith.evaluation.show import evaluation_table
-
-        return "\n".join([evaluation_table(result), *_dropped_lines(result["dropped"])])
+        return "\n".join([*lines, *dropped_lines(result["dropped"])])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,7 +199,7 @@ class DataCheck:
     read: ReadOptions = field(default_factory=ReadOptions)
 
     def __post_init__(self) -> None:
-        _at_least(seed=(self.seed, 0), max_length=(self.max_length, 8))
+        at_least(seed=(self.seed, 0), max_length=(self.max_length, 8))
 
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.data.validate import check_files
@@ -320,7 +237,7 @@ class DataCheck:
         lines = [
             f"shape {result['shape']}: {result['rows']} rows, {result['groups']} groups, {result['pairs']} pairs",
         ]
-        lines += _dropped_lines(result["dropped"])
+        lines += dropped_lines(result["dropped"])
         lines += [f"warning: {w['message']}" for w in result["warnings"]]
         baseline = result["surface_baseline"]
         if baseline and baseline.get("reading"):
@@ -355,13 +272,13 @@ class DataConvert:
         report = ReadReport()
         with Bar("converting groups", quiet=common.quiet) as bar:
             written = convert(_counted(read_groups(self.files, self.read, report=report), bar), self.to, self.output)
-        _say_warnings(report, common)
+        say_warnings(report, common)
         dropped = [d._asdict() for d in report.dropped]
         return {**asdict(written), "output": self.output, "warnings": report.warnings, "dropped": dropped}
 
     def show(self, result: dict[str, Any]) -> str:
         facts = ", ".join(f"{value} {key}" for key, value in result.items() if isinstance(value, int))
-        return "\n".join([f"{self.output}: {facts}", *_dropped_lines(result["dropped"])])
+        return "\n".join([f"{self.output}: {facts}", *dropped_lines(result["dropped"])])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,32 +304,7 @@ class Quickstart:
         return str(result["summary"])
 
 
-def _say_warnings(report: ReadReport, common: Common) -> None:
-    """What the reader wants the user to know, on standard error."""
-    if not common.quiet:
-        for warning in report.warnings:
-            say(f"warning: {warning}")
-
-
-def _at_least(**lowest: tuple[float | None, float]) -> None:
-    """Raise ConfigError for an option below its lowest value: name=(value, lowest)."""
-    for name, (value, low) in lowest.items():
-        if value is not None and not value >= low:
-            raise ConfigError(f"--{name.replace('_', '-')} {value}: give at least {low:g}")
-
-
 def _counted(groups: Iterator[Group], bar: Bar) -> Iterator[Group]:
     for group in groups:
         bar.advance()
         yield group
-
-
-def _dropped_lines(dropped: list[dict[str, Any]], most: int = 5) -> list[str]:
-    """The first dropped rows by name, and how many more there are."""
-    lines = [
-        f"dropped {d['file']}:{d['line']}: {d['reason']}" if "file" in d else f"dropped {d['source']}: {d['reason']}"
-        for d in dropped[:most]
-    ]
-    if len(dropped) > most:
-        lines.append(f"dropped {len(dropped) - most} more (all of them with --json)")
-    return lines

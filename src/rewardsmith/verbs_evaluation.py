@@ -1,188 +1,174 @@
-"""The verbs `compare` and `selftest`: options, calls into the library, and how the results are shown to people."""
+"""The verbs `evaluate` and `calibrate`: options, calls into the library, and how the results are shown to people."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
-from rewardsmith.data.options import ReadOptions, ReadReport
-from rewardsmith.data.readers import read_groups
-from rewardsmith.data.schema import Group, text_of
+from rewardsmith.data.options import ReadOptions
 from rewardsmith.errors import ConfigError, DataError
 from rewardsmith.progress import Bar
+from rewardsmith.verbs_common import (
+    Files,
+    Name,
+    ScorerOptions,
+    at_least,
+    cut_counts,
+    dropped_lines,
+    labelled_groups,
+    say_warnings,
+    score_all,
+    unscored,
+)
 
 if TYPE_CHECKING:
     from rewardsmith.cli import Common
 
-Files = Annotated[tuple[str, ...], tyro.conf.Positional]
-Name = Annotated[str, tyro.conf.Positional]
-SHOWN = 300  # characters of a text in the terminal; the JSON has all
+BenchmarkName = Literal[
+    "auto", "rewardbench", "rewardbench2", "rm-bench", "llmbar", "judgebench", "pandalm", "xstest", "ppe", "hh"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare:
-    """Which of two reward models is better on the same pairs, and how small a difference these pairs could show.
+class Evaluate(ScorerOptions):
+    """How often the reward model prefers what people preferred, with intervals and the length baseline beside it.
 
-    Example: rewardsmith compare rm-new rm-old heldout.jsonl --disagreements 5
+    Example: rewardsmith evaluate rm heldout.jsonl --json
+    Example: rewardsmith evaluate rm RM-Bench/data --benchmark rm-bench
     """
 
-    a: Annotated[Name, tyro.conf.arg(metavar="RM_A")]
+    model: Annotated[Name, tyro.conf.arg(metavar="RM")]
     """A reward model: an artifact or ensemble folder, or any sequence classifier with one output."""
-    b: Annotated[Name, tyro.conf.arg(metavar="RM_B")]
-    """The one it is compared with. Differences are A minus B."""
-    files: Annotated[Files, tyro.conf.arg(metavar="FILE...")]
-    """Preference files, in any shape that train reads."""
+    files: Annotated[Files, tyro.conf.arg(metavar="FILE...")] = ()
+    """Preference files, in any shape that train reads; or, with --benchmark, its file or folder."""
+    benchmark: BenchmarkName | None = None
+    """Score by a published benchmark's own rule, from FILE in the publisher's shape, or the hub where there is none.
+    auto recognises the file."""
+    prompt_blind: bool = True
+    """Score a benchmark's answers once more without their prompts, as a further baseline. Twice the work."""
     limit: int | None = None
     """Use only the first N groups."""
-    disagreements: int = 3
-    """Show the N pairs on which they disagree most."""
-    tokens_per_batch: int = 8192
-    """Most tokens computed at once."""
-    device: Literal["auto", "cpu"] = "auto"
-    """auto takes a GPU where there is one."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with a model. Off unless asked."""
+    max_response_length: int | None = None
+    """Cut every answer after this many tokens (as train can). Default: what the model was trained with."""
+    most_wrong: int = 20
+    """Put the N most wrong pairs with their texts into the JSON."""
     seed: int = 0
     """Seed of the bootstrap."""
     read: ReadOptions = field(default_factory=ReadOptions)
 
     def __post_init__(self) -> None:
-        for name, low in (("limit", 1), ("disagreements", 0), ("tokens_per_batch", 16), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise ConfigError(f"--{name.replace('_', '-')} {value}: give at least {low}")
+        at_least(
+            limit=(self.limit, 1),
+            tokens_per_batch=(self.tokens_per_batch, 16),
+            max_response_length=(self.max_response_length, 1),
+            most_wrong=(self.most_wrong, 0),
+            seed=(self.seed, 0),
+        )
+        if self.benchmark is not None and self.limit is not None:
+            raise ConfigError("--limit with --benchmark: a benchmark is scored whole or not at all")
+        if self.benchmark is not None and len(self.files) > 1:
+            raise ConfigError(f"--benchmark takes one file or folder, not {len(self.files)}")
+        if self.benchmark == "auto" and not self.files:
+            raise ConfigError("--benchmark auto needs a file or folder to recognise")
 
     def run(self, common: Common) -> dict[str, Any]:
-        from rewardsmith.evaluation.calibration import length_slices
-        from rewardsmith.evaluation.compare import compare_rows, disagreements
-        from rewardsmith.evaluation.evaluate import character_lengths, pair_rows
+        return self._files(common) if self.benchmark is None else self._benchmark(common)
 
-        report = ReadReport()
-        groups = list(islice(read_groups(self.files, self.read, report=report), self.limit))
-        if not any(group.preferences for group in groups):
-            raise DataError(f"{', '.join(self.files)}: no group has a preference, so there is nothing to compare on")
-        scored = [self._score(model, groups, common) for model in (self.a, self.b)]
-        dropped: list[dict[str, Any]] = [d._asdict() for d in report.dropped]
-        kept = []
-        for g, group in enumerate(groups):
-            error = next((scores[g].error for scores in scored if scores[g].error), "")
-            if error:
-                dropped.append({"file": group.source, "line": 0, "reason": error, "group": group.id})
-            else:
-                kept.append(g)
+    def _files(self, common: Common) -> dict[str, Any]:
+        from rewardsmith.evaluation.evaluate import evaluate_rows
+
+        groups, report, dropped = labelled_groups(self.files, self.read, self.limit)
+        scorer = self.open(self.model, max_response_length=self.max_response_length)
+        scores = score_all(scorer, groups, "scoring groups", quiet=common.quiet)
+        kept = [(group, s) for group, s in zip(groups, scores, strict=True) if not s.error]
+        dropped += [unscored(group, s.error) for group, s in zip(groups, scores, strict=True) if s.error]
         if not kept:
-            raise DataError(f"no group could be scored by both; the first: {dropped[0]['reason']}")
-        groups = [groups[g] for g in kept]
-        lengths = [character_lengths(group) for group in groups]
-        rows_a, rows_b = (pair_rows(groups, [scores[g].rewards for g in kept], lengths) for scores in scored)
-        by_length = {name: mask for name, mask in length_slices(rows_a).items() if name.startswith("chosen is")}
-        result = compare_rows(rows_a, rows_b, {**tag_slices(groups, rows_a.group_P), **by_length}, seed=self.seed)
-        widest = disagreements(rows_a, rows_b, self.disagreements).tolist() if self.disagreements else []
-        pairs = [(group, preference) for group in groups for preference in group.preferences]
-        shown = []
-        for p in widest:
-            group, preference = pairs[p]
-            shown.append(
-                {
-                    "source": group.source,
-                    "prompt": text_of(group.prompt),
-                    "chosen": text_of(group.responses[preference.chosen]),
-                    "rejected": text_of(group.responses[preference.rejected]),
-                    "margin_a": float(rows_a.margin_P[p]),
-                    "margin_b": float(rows_b.margin_P[p]),
-                }
+            raise DataError(f"no group could be scored; the first: {dropped[0]['reason']}")
+        result = evaluate_rows([group for group, _ in kept], [s.rewards for _, s in kept], seed=self.seed)
+        say_warnings(report, common)
+        return result | {
+            "dropped": dropped,
+            **cut_counts(scores),
+            "warnings": report.warnings,
+            "shapes": sorted({f.shape for f in report.files if f.shape}),
+        }
+
+    def _benchmark(self, common: Common) -> dict[str, Any]:
+        from rewardsmith.evaluation.benchmarks import evaluate_benchmark
+
+        assert self.benchmark is not None
+        name = None if self.benchmark == "auto" else self.benchmark
+        with Bar("scoring groups", quiet=common.quiet) as bar:
+            return evaluate_benchmark(
+                self.files[0] if self.files else self.benchmark,
+                self.open(self.model, max_response_length=self.max_response_length),
+                name=name,
+                prompt_blind=self.prompt_blind,
+                seed=self.seed,
+                progress=bar.advance,
             )
-        return result | {"disagreements": shown, "dropped": dropped, "warnings": report.warnings}
-
-    def _score(self, model: str, groups: Sequence[Group], common: Common) -> list[Any]:
-        from rewardsmith.scoring import load_scorer, score_stream
-
-        scorer = load_scorer(
-            model,
-            tokens_per_batch=self.tokens_per_batch,
-            device=self.device,
-            trust_remote_code=self.trust_remote_code,
-        )
-        found = []
-        with Bar(f"scoring with {model}", len(groups), quiet=common.quiet) as bar:
-            for _, scores in score_stream(scorer, groups):
-                bar.advance()
-                found.append(scores)
-        return found
 
     def show(self, result: dict[str, Any]) -> str:
-        from rewardsmith.evaluation.show import comparison_table
+        if self.benchmark is not None:
+            from rewardsmith.evaluation.benchmarks import benchmark_table
 
-        lines = [comparison_table(result, self.a, self.b)]
-        for pair in result["disagreements"]:
-            right, wrong = ("A", "B") if pair["margin_a"] > pair["margin_b"] else ("B", "A")
-            lines += [
-                "",
-                f"{right} is right, {wrong} is wrong: {pair['source']}   "
-                f"(chosen minus rejected: A {pair['margin_a']:+.2f}, B {pair['margin_b']:+.2f})",
-                *(f"  {name:<9}{_short(pair[name])}" for name in ("prompt", "chosen", "rejected")),
-            ]
-        if result["dropped"]:
-            lines.append(
-                f"{len(result['dropped'])} rows were not compared; the first: {result['dropped'][0]['reason']}"
-            )
-        return "\n".join(lines)
+            return benchmark_table(result)
+        from rewardsmith.evaluation.show import evaluation_table
 
-
-def tag_slices(groups: Sequence[Group], group_P: np.ndarray) -> dict[str, np.ndarray]:
-    """A mask over pairs for every "tag=value" of the groups, by name."""
-    found: dict[str, np.ndarray] = {}
-    for g, group in enumerate(groups):
-        for tag, value in group.tags.items():
-            mask = found.setdefault(f"{tag}={value}", np.zeros(len(group_P), dtype=bool))
-            mask |= group_P == g
-    return dict(sorted(found.items()))
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "\u2026"
+        return "\n".join([evaluation_table(result), *dropped_lines(result["dropped"])])
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelfTest:
-    """Score the same rows in ways that must not change a reward, and in ways that may: what moves, and which
-    decisions flip. Exit status 1 where something moved that must not.
+class Calibrate(ScorerOptions):
+    """Fit the temperature at which reward gaps read as probabilities, and keep it in the artifact: `score` then says
+    P(a > b). Training does this by itself where it has held-out data. Use pairs that no test will use.
 
-    Example: rewardsmith selftest rm heldout.jsonl
+    Example: rewardsmith calibrate rm dev.jsonl
     """
 
     model: Annotated[Name, tyro.conf.arg(metavar="RM")]
-    """A reward model: an artifact folder, or any sequence classifier with one output."""
+    """An artifact or ensemble folder. Its rewards stay as they are; reward_model.json is rewritten."""
     files: Annotated[Files, tyro.conf.arg(metavar="FILE...")]
-    """Files with prompts and responses, in any shape that train reads."""
-    limit: int = 16
-    """Use the first N groups."""
-    device: Literal["auto", "cpu"] = "auto"
-    """auto takes a GPU where there is one."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model. Off unless asked."""
+    """Preference files, in any shape that train reads."""
+    limit: int | None = None
+    """Use only the first N groups."""
     read: ReadOptions = field(default_factory=ReadOptions)
 
     def __post_init__(self) -> None:
-        if self.limit < 1:
-            raise ConfigError(f"--limit {self.limit}: give at least 1")
+        at_least(limit=(self.limit, 1), tokens_per_batch=(self.tokens_per_batch, 16))
 
     def run(self, common: Common) -> dict[str, Any]:
-        from rewardsmith.evaluation.selftest import selftest
-        from rewardsmith.scoring import load_scorer
+        from rewardsmith.evaluation.calibration import calibration_report
+        from rewardsmith.evaluation.evaluate import character_lengths, pair_rows
+        from rewardsmith.model.artifact import write_calibration
+        from rewardsmith.temperature import fit_temperature, stored
 
-        groups = list(islice(read_groups(self.files, self.read), self.limit))
-        scorer = load_scorer(self.model, device=self.device, trust_remote_code=self.trust_remote_code)
-        result = selftest(scorer, groups)
-        return result | {"exit_code": 0 if result["ok"] else 1}
+        groups, report, dropped = labelled_groups(self.files, self.read, self.limit)
+        scores = score_all(self.open(self.model), groups, "scoring groups", quiet=common.quiet)
+        kept = [(group, s.rewards) for group, s in zip(groups, scores, strict=True) if not s.error]
+        dropped += [unscored(group, s.error) for group, s in zip(groups, scores, strict=True) if s.error]
+        used = [group for group, _ in kept]
+        rows = pair_rows(used, [rewards for _, rewards in kept], [character_lengths(group) for group in used])
+        fit = fit_temperature(rows.margin_P, rows.probability_P)
+        if fit.value is None:
+            raise DataError(f"{', '.join(self.files)}: no temperature fits: the {fit.n} pairs are {fit.status}")
+        names = ", ".join(file.rpartition("/")[2] for file in self.files)
+        calibration = stored(rows.margin_P, rows.probability_P, names)
+        found = calibration_report(rows, temperature=fit)
+        write_calibration(self.model, calibration)
+        say_warnings(report, common)
+        keys = ("nll", "brier", "ece", "overconfidence")
+        sides = {side: {key: found[side][key] for key in keys} for side in ("before", "after")}
+        return {"model": self.model, "calibration": calibration, **sides, "dropped": dropped}
 
     def show(self, result: dict[str, Any]) -> str:
-        from rewardsmith.evaluation.show import selftest_table
-
-        return selftest_table(result)
+        fit, before, after = result["calibration"], result["before"], result["after"]
+        value = "infinite: rewards say nothing about these labels" if fit["temperature"] is None else None
+        lines = [
+            f"temperature {value or format(fit['temperature'], '.3f')}, fitted on {fit['n_pairs']} pairs, "
+            f"kept in {self.model}",
+            *(f"{key:<6}{before[key]:.4f} -> {after[key]:.4f}" for key in ("nll", "brier", "ece")),
+        ]
+        return "\n".join([*lines, *dropped_lines(result["dropped"])])

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
-from scipy.special import expit
 
 from rewardsmith.data.schema import TIE
 from rewardsmith.errors import ConfigError, DataError
@@ -25,79 +23,16 @@ from rewardsmith.evaluation import metrics
 from rewardsmith.evaluation.evaluate import PairRows
 from rewardsmith.evaluation.metrics import DRAWS, Floats, Interval, Ints, clustered_mean
 
+# Named again here: whoever reads calibration looks for the temperature in this file.
+from rewardsmith.temperature import Temperature as Temperature
+from rewardsmith.temperature import calibrated as calibrated
+from rewardsmith.temperature import checked_pairs as checked_pairs
+from rewardsmith.temperature import divisor_of, preferred_side
+from rewardsmith.temperature import fit_temperature as fit_temperature
+
 Mask = NDArray[np.bool_]
 
 N_BINS = 10
-LOWEST = 1e-6  # times the largest |margin|: a lower temperature would make every pair certain
-FLAT = 1e-12  # times the largest |margin|: a slope of the cross-entropy that is rounding
-
-# Temperature ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Temperature:
-    """The T that makes sigmoid(margin / T) fit the labels best, in units of the margin, or why there is none.
-
-    status "fitted"         `value` is a finite T: above 1 the scorer is too sure of itself, below 1 too shy
-           "uninformative"  `value` is inf: margins do not go with the labels, or against them; 1/2 is the best guess
-           "separable"      no value: the labels hold the preferred side for certain in every pair (but for margins
-                            that are nothing beside the largest), and the best T would be 0. More pairs are needed
-           "constant"       no value: every margin is 0, and T changes nothing
-           "empty"          no value: no pairs
-    """
-
-    value: float | None
-    status: Literal["fitted", "uninformative", "separable", "constant", "empty"]
-    n: int
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON has no infinity: `value` is None where the status is "uninformative" too."""
-        return asdict(self) | {"value": self.value if self.status == "fitted" else None}
-
-
-def fit_temperature(margin_P: ArrayLike, probability_P: ArrayLike) -> Temperature:
-    """The temperature that minimises the mean of `metrics.log_loss(margin_P / T, probability_P)`.
-
-    The loss is convex in 1/T, so the root of its slope is the one minimum; soft labels and label ties count as what
-    they are, score ties have no say. One number is fitted: on the n pairs it was fitted to, the loss is too low by
-    about 1 / (2n) nats a pair. Source: Guo et al. (1706.04599); Gao et al. (2210.10760) for reward models.
-    Raises DataError for a margin that is not finite or a probability outside [0, 1].
-    """
-    margin_P, probability_P = checked_pairs(margin_P, probability_P)
-    n, largest = len(margin_P), float(np.abs(margin_P).max(initial=0))
-    if largest == 0:
-        return Temperature(None, "constant" if n else "empty", n)
-    gap_P, correctness_P = np.abs(margin_P) / largest, _preferred_side(margin_P, probability_P)[1]
-
-    def slope(inverse: float) -> float:
-        return float(np.mean(gap_P * (expit(inverse * gap_P) - correctness_P)))
-
-    if slope(0.0) >= -FLAT:
-        return Temperature(float("inf"), "uninformative", n)
-    if slope(1 / LOWEST) <= 0:
-        return Temperature(None, "separable", n)
-    inverse = brentq(slope, 0.0, 1 / LOWEST, xtol=1e-300, rtol=1e-14, maxiter=2000)
-    return Temperature(largest / inverse, "fitted", n)
-
-
-def calibrated(margin: ArrayLike, temperature: Temperature | float) -> Floats:
-    """P(a > b) = sigmoid(margin / T) for margins r_a - r_b of any shape; an infinite T gives 1/2.
-
-    Raises DataError where the fit found no T, ConfigError for a T that is not positive.
-    """
-    scaled: Floats = np.asarray(margin, np.float64) / _value(temperature)
-    return np.asarray(expit(scaled))
-
-
-def _value(temperature: Temperature | float) -> float:
-    if isinstance(temperature, Temperature):
-        if temperature.value is None:
-            raise DataError(f"the {temperature.n} pairs are {temperature.status}: they have no temperature")
-        return temperature.value
-    if not temperature > 0:  # NaN fails this too
-        raise ConfigError(f"temperature {temperature} is not positive")
-    return float(temperature)
-
 
 # Reliability ---------------------------------------------------------------------------------------
 
@@ -132,7 +67,7 @@ def reliability(
     cluster_P = np.asarray(cluster_P)
     if cluster_P.shape != margin_P.shape:
         raise DataError(f"clusters of shape {list(cluster_P.shape)} for {len(margin_P)} pairs; give one a pair")
-    confidence_P, correctness_P = _preferred_side(margin_P, probability_P)
+    confidence_P, correctness_P = preferred_side(margin_P, probability_P)
     bin_P = _bins(confidence_P, n_bins)
     bins = []
     for b in range(bin_P.max(initial=-1) + 1):
@@ -173,7 +108,7 @@ def brier_parts(margin_P: ArrayLike, probability_P: ArrayLike, n_bins: int = N_B
     "Two extra components in the Brier score decomposition", for what bins hide. Raises as `reliability`.
     """
     margin_P, probability_P = checked_pairs(margin_P, probability_P)
-    confidence_P, correctness_P = _preferred_side(margin_P, probability_P)
+    confidence_P, correctness_P = preferred_side(margin_P, probability_P)
     bin_P = _bins(confidence_P, n_bins)
     if len(bin_P) == 0:
         return None
@@ -190,11 +125,6 @@ def brier_parts(margin_P: ArrayLike, probability_P: ArrayLike, n_bins: int = N_B
         uncertainty=float(square_P.mean() - mean**2),
         within_bins=float(np.mean(off_P**2 - 2 * off_P * (correctness_P - correctness_B[bin_P]))),
     )
-
-
-def _preferred_side(margin_P: Floats, probability_P: Floats) -> tuple[Floats, Floats]:
-    """(confidence, correctness) of the side with the higher reward."""
-    return expit(np.abs(margin_P)), TIE + np.sign(margin_P) * (probability_P - TIE)
 
 
 def _bins(confidence_P: Floats, n_bins: int) -> Ints:
@@ -237,7 +167,7 @@ def calibration_report(
     checked_pairs(rows.margin_P, rows.probability_P)
     masks, length_masks = checked_masks(slices, len(rows)), length_slices(rows)
     used = fit_temperature(rows.margin_P, rows.probability_P) if temperature is None else temperature
-    divisor = None if isinstance(used, Temperature) and used.value is None else _value(used)
+    divisor = None if isinstance(used, Temperature) and used.value is None else divisor_of(used)
 
     def scores(part: PairRows) -> dict[str, Any]:
         return {
@@ -297,7 +227,7 @@ def _scores(rows: PairRows, temperature: float | None, n_bins: int, draws: int, 
     if temperature is None or len(rows) == 0:
         return {"nll": None, "brier": None, "ece": None, "overconfidence": Interval(None).to_json()}
     margin_P, probability_P = rows.margin_P / temperature, rows.probability_P
-    confidence_P, correctness_P = _preferred_side(margin_P, probability_P)
+    confidence_P, correctness_P = preferred_side(margin_P, probability_P)
     over = clustered_mean(confidence_P - correctness_P, rows.prompt_P, draws=draws, seed=seed)
     return {
         "nll": float(metrics.log_loss(margin_P, probability_P).mean()),
@@ -329,24 +259,6 @@ def _temperature_json(temperature: Temperature | float) -> dict[str, Any]:
 
 
 # What comes in -------------------------------------------------------------------------------------
-
-
-def checked_pairs(margin_P: ArrayLike, probability_P: ArrayLike) -> tuple[Floats, Floats]:
-    """Both as float64 of one length, or DataError naming the first pair that cannot be used."""
-    try:
-        margin_P, probability_P = np.asarray(margin_P, np.float64), np.asarray(probability_P, np.float64)
-    except (TypeError, ValueError):
-        raise DataError("margins and probabilities are not one number per pair") from None
-    if margin_P.ndim != 1 or margin_P.shape != probability_P.shape:
-        raise DataError(f"margins of shape {list(margin_P.shape)}, probabilities of {list(probability_P.shape)}")
-    for what, values_P, good_P in (
-        ("margin", margin_P, np.isfinite(margin_P)),
-        ("probability", probability_P, (probability_P >= 0) & (probability_P <= 1)),
-    ):
-        if not good_P.all():
-            p = int(np.flatnonzero(~good_P)[0])
-            raise DataError(f"pair {p}: the {what} is missing or out of range ({values_P[p]})")
-    return margin_P, probability_P
 
 
 def checked_masks(slices: Mapping[str, ArrayLike] | None, n: int) -> dict[str, Mask]:

@@ -29,6 +29,7 @@ from rewardsmith.model.artifact import META, read_meta, save_reward_model, stock
 from rewardsmith.model.layers import depth
 from rewardsmith.model.load import Base, load_base
 from rewardsmith.progress import Bar, clock, say
+from rewardsmith.temperature import stored
 from rewardsmith.text.pack import PackedBatch, pack, plan_batches
 from rewardsmith.text.render import Encoded, Renderer
 from rewardsmith.training import checkpoint
@@ -335,15 +336,16 @@ class Run:
         return step % every == 0 or step == self.total_steps
 
     def _evaluate_and_keep(self, step: int) -> None:
-        metrics = self.evaluate()
+        metrics, calibration = self.evaluate()
         self._log([{"step": step, **{f"eval_{k}": v for k, v in metrics.items()}}])
         accuracy = "none (ties only)" if metrics["accuracy"] is None else f"{metrics['accuracy']:.4f}"
         self.tell(f"step {step}: held-out accuracy {accuracy}, loss {metrics['loss']:.4f}")
-        self.state["last"] = {"step": step, "metrics": metrics}
+        evaluated = {"step": step, "metrics": metrics, "calibration": calibration}
+        self.state["last"] = evaluated
         key = [metrics["accuracy"] or 0.0, -metrics["loss"]]
         best = self.state["best"]
         if best is None or key > best["key"]:
-            self.state["best"] = {"step": step, "metrics": metrics, "key": key}
+            self.state["best"] = {**evaluated, "key": key}
             self.state["bad_evaluations"] = 0
             if self.config.keep_best:
                 weights = checkpoint.trained_weights(self.modules)
@@ -361,28 +363,29 @@ class Run:
         patience = self.config.early_stopping
         return bool(patience) and self.state["bad_evaluations"] >= patience
 
-    def evaluate(self) -> dict[str, Any]:
-        """Accuracy over decided pairs (a tie in reward is wrong; None without any), mean pair loss, mean reward."""
+    def evaluate(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """Accuracy over decided pairs (a tie in reward is wrong; None without any), mean pair loss, mean reward;
+        and the temperature of these pairs, as the artifact keeps it (None where a reward is not finite)."""
         rewards = [rewards_MK.mean(axis=0) for rewards_MK in self._rewards(self.eval_data.encoded)]
         self._train_mode()
-        correct = decided = 0
-        losses, means = [], []
+        margins, labels = [], []
         for item, reward_K in zip(self.eval_data.encoded, rewards, strict=True):
-            means.append(reward_K)
             for p in item.group.preferences:
-                d = reward_K[p.chosen] - reward_K[p.rejected]
-                losses.append(np.logaddexp(0.0, -d) * p.probability + np.logaddexp(0.0, d) * (1 - p.probability))
-                if not p.is_tie:
-                    decided += 1
-                    correct += bool(d > 0)
-        everything = np.concatenate(means)
-        return {
-            "accuracy": correct / decided if decided else None,
-            "loss": float(np.mean(losses)) if losses else 0.0,
-            "n_pairs": decided,
+                margins.append(reward_K[p.chosen] - reward_K[p.rejected])
+                labels.append(p.probability)
+        margin_P, probability_P = np.array(margins, dtype=np.float64), np.array(labels, dtype=np.float64)
+        loss_P = np.logaddexp(0.0, -margin_P) * probability_P + np.logaddexp(0.0, margin_P) * (1 - probability_P)
+        right_P = (margin_P * (probability_P - 0.5) > 0)[probability_P != 0.5]
+        everything = np.concatenate(rewards)
+        calibration = stored(margin_P, probability_P, "held-out") if np.isfinite(margin_P).all() else None
+        metrics = {
+            "accuracy": float(right_P.mean()) if len(right_P) else None,
+            "loss": float(loss_P.mean()) if len(loss_P) else 0.0,
+            "n_pairs": len(right_P),
             "reward_mean": float(everything.mean()),
             "reward_std": float(everything.std()),
         }
+        return metrics, calibration
 
     @torch.no_grad()
     def _rewards(self, encoded: Sequence[Encoded]) -> list[np.ndarray]:
@@ -508,7 +511,7 @@ class Run:
             "rewardsmith": version("rewardsmith"),
             "base_model": self.config.model,
             "normalisation": {"applied": "none", "reference": reference},
-            "calibration": None,
+            "calibration": kept["calibration"] if kept else None,
             "metrics": {"held_out": kept["metrics"] if kept else None, "kept_step": kept["step"] if kept else step},
             "training": {
                 "steps": step,

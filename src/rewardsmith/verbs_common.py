@@ -1,0 +1,114 @@
+"""What verbs share: options of scoring, the labelled groups of files with their scores, and a few words for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from rewardsmith.data.options import ReadOptions, ReadReport
+from rewardsmith.data.readers import read_groups
+from rewardsmith.data.schema import Group
+from rewardsmith.errors import ConfigError, DataError
+from rewardsmith.progress import Bar, say
+
+if TYPE_CHECKING:
+    from rewardsmith.cli import Common
+    from rewardsmith.scoring import Scorer, Scores
+
+Files = Annotated[tuple[str, ...], tyro.conf.Positional]
+Name = Annotated[str, tyro.conf.Positional]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerOptions:
+    """How a reward model is run."""
+
+    tokens_per_batch: int = 8192
+    """Most tokens computed at once."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto takes a GPU where there is one."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with a model. Off unless asked."""
+    score_cache: bool = True
+    """Take rewards from the disk where this model has scored these texts before."""
+
+    def open(self, model: str, **options: Any) -> Scorer:
+        """The scorer of a reward model."""
+        from rewardsmith.score_cache import open_scorer
+
+        return open_scorer(
+            model,
+            tokens_per_batch=self.tokens_per_batch,
+            device=self.device,
+            trust_remote_code=self.trust_remote_code,
+            cache=self.score_cache,
+            **options,
+        )
+
+
+def labelled_groups(
+    files: Sequence[str], read: ReadOptions, limit: int | None = None
+) -> tuple[list[Group], ReadReport, list[dict[str, Any]]]:
+    """(groups, report, dropped rows) of preference files; DataError where nothing is labelled."""
+    if not files:
+        raise ConfigError("name at least one preference file")
+    report = ReadReport()
+    groups = list(islice(read_groups(files, read, report=report), limit))
+    if not any(group.preferences for group in groups):
+        raise DataError(f"{', '.join(files)}: no group has a preference, so there is nothing to compare with")
+    return groups, report, [row._asdict() for row in report.dropped]
+
+
+def score_all(scorer: Scorer, groups: Sequence[Group], what: str, *, quiet: bool) -> list[Scores]:
+    """Every group's scores, in order, with a progress bar."""
+    from rewardsmith.scoring import score_stream
+
+    found = []
+    with Bar(what, len(groups), quiet=quiet) as bar:
+        for _, scores in score_stream(scorer, groups):
+            bar.advance()
+            found.append(scores)
+    return found
+
+
+def unscored(group: Group, reason: str) -> dict[str, Any]:
+    """A group that has no scores, as one of the dropped rows."""
+    file, _, line = group.source.rpartition(":")
+    return {"file": file, "line": int(line) if line.isdigit() else 0, "reason": reason, "group": group.id}
+
+
+def cut_counts(scores: Sequence[Scores]) -> dict[str, int]:
+    """How many prompts lost tokens to fit, and how many responses."""
+    return {
+        "prompts_cut": sum("prompt" in s.truncated for s in scores),
+        "responses_cut": sum(s.truncated.count("response") for s in scores),
+    }
+
+
+def say_warnings(report: ReadReport, common: Common) -> None:
+    """What the reader wants the user to know, on standard error."""
+    if not common.quiet:
+        for warning in report.warnings:
+            say(f"warning: {warning}")
+
+
+def at_least(**lowest: tuple[float | None, float]) -> None:
+    """Raise ConfigError for an option below its lowest value: name=(value, lowest)."""
+    for name, (value, low) in lowest.items():
+        if value is not None and not value >= low:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: give at least {low:g}")
+
+
+def dropped_lines(dropped: Sequence[dict[str, Any]], most: int = 5) -> list[str]:
+    """The first dropped rows by name, and how many more there are."""
+    lines = [
+        f"dropped {d['file']}:{d['line']}: {d['reason']}" if "file" in d else f"dropped {d['source']}: {d['reason']}"
+        for d in dropped[:most]
+    ]
+    if len(dropped) > most:
+        lines.append(f"dropped {len(dropped) - most} more (all of them with --json)")
+    return lines
