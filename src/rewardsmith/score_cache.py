@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from rewardsmith.data.schema import Group, content_hash
-from rewardsmith.scoring import ModelScorer, Scores, load_scorer
+from rewardsmith.scoring import ModelScorer, Precision, Scores, load_scorer
 from rewardsmith.temperature import of_artifact
 from rewardsmith.text.token_cache import cache_folder
 
@@ -100,6 +100,7 @@ def open_scorer(
     tokens_per_batch: int = 8192,
     device: str = "auto",
     max_response_length: int | None = None,
+    precision: Precision = "float32",
     trust_remote_code: bool = False,
     cache: bool = True,
 ) -> CachedScorer | ModelScorer:
@@ -111,6 +112,7 @@ def open_scorer(
             tokens_per_batch=tokens_per_batch,
             device=device,
             max_response_length=max_response_length,
+            precision=precision,
             trust_remote_code=trust_remote_code,
         )
 
@@ -119,7 +121,7 @@ def open_scorer(
         return load()
     meta = json.loads((Path(path) / META).read_text(encoding="utf-8"))
     file = cache_folder("scores") / f"{identity}.sqlite"
-    return CachedScorer(file, load, of_artifact(meta), salt=str(max_response_length or ""))
+    return CachedScorer(file, load, of_artifact(meta), salt=f"{max_response_length or ''} {precision}")
 
 
 def model_hash(folder: Path) -> str | None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -41,6 +41,7 @@ ROW_KEYS = (
     "rating",
     "error",
 )
+Precision = Literal["float32", "bfloat16"]
 CHUNK = 256  # groups in memory at a time; sorted by length inside, so that batches are even
 
 
@@ -87,8 +88,9 @@ class ModelScorer:
     `tokens_per_batch` tokens.
 
     An ensemble's reward is the mean over its members; `std` is their spread, each member's constant (`offsets`,
-    which no comparison sees) taken out. `temperature` turns rewards into log-odds. `n_tokens` and `n_row_tokens`
-    count what was computed, and what would have been without sharing.
+    which no comparison sees) taken out. `temperature` turns rewards into log-odds. `precision` is that of the matrix
+    products; weights, what is added up between layers, and the head stay as they were loaded. `n_tokens` and
+    `n_row_tokens` count what was computed, and what would have been without sharing.
     """
 
     def __init__(
@@ -99,11 +101,13 @@ class ModelScorer:
         tokens_per_batch: int = 8192,
         offsets: Sequence[float] = (),
         temperature: float | None = None,
+        precision: Precision = "float32",
     ) -> None:
         self.models = [m.eval() for m in (model if isinstance(model, Sequence) else [model])]
         self.offsets = np.array(offsets or [0.0] * len(self.models))
         assert len(self.offsets) == len(self.models), "one offset per member"
         self.temperature = temperature
+        self.precision = precision
         self.renderer = renderer
         self.tokens_per_batch = tokens_per_batch
         self.n_tokens = self.n_row_tokens = 0
@@ -143,7 +147,8 @@ class ModelScorer:
             batch = pack([encoded[i] for i in members]).to(device)
             self.n_tokens += batch.n_tokens
             self.n_row_tokens += batch.n_row_tokens
-            with torch.inference_mode():
+            half = self.precision == "bfloat16"
+            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
                 shared = len(self.models) > 1 and first_model.parts is not None
                 given_TH = first_model.lower(batch) if shared else None
                 rewards_MR = torch.stack([model(batch=batch, given_TH=given_TH) for model in self.models])
@@ -159,6 +164,7 @@ def load_scorer(
     tokens_per_batch: int = 8192,
     device: str = "auto",
     max_response_length: int | None = None,
+    precision: Precision = "float32",
     trust_remote_code: bool = False,
 ) -> ModelScorer:
     """The scorer of an artifact or ensemble folder, or of a Hugging Face sequence classifier with one output.
@@ -180,6 +186,7 @@ def load_scorer(
         tokens_per_batch=tokens_per_batch,
         offsets=meta.get("member_means") or (),
         temperature=of_artifact(meta),
+        precision=precision,
     )
 
 

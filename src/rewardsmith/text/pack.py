@@ -51,7 +51,7 @@ class Bucket:
     path_NL: torch.Tensor
     query_NQ: torch.Tensor | None = None
     first_N: torch.Tensor | None = None
-    masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
+    made: dict[Any, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Bucket:
         path_NL = self.path_NL.to(device, non_blocking=True)
@@ -64,7 +64,7 @@ class Bucket:
 
         [L, L] for whole paths; [N, 1, Q, L] for paths with queries of their own. Made once, used in every layer.
         """
-        if window not in self.masks:
+        if window not in self.made:
             key_L = torch.arange(self.path_NL.shape[1], device=self.path_NL.device)
             if self.query_NQ is None or self.first_N is None:
                 query = key_L[:, None]
@@ -73,8 +73,16 @@ class Bucket:
                 query = (self.first_N[:, None] + within_Q)[:, None, :, None]
             distance = query - key_L
             seen = distance >= 0
-            self.masks[window] = seen if window is None else seen & (distance < window)
-        return self.masks[window]
+            self.made[window] = seen if window is None else seen & (distance < window)
+        return self.made[window]
+
+    def bias(self, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+        """The mask as a summand of attention's logits: 0 where a query sees a key, -inf elsewhere."""
+        key = (window, dtype)
+        if key not in self.made:
+            seen = self.mask(window)
+            self.made[key] = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, float("-inf"))
+        return self.made[key]
 
 
 @dataclass(frozen=True)
