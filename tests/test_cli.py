@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from rewardsmith.cli import VERBS, expand_config, main, read_config
@@ -67,6 +69,84 @@ def test_evaluate_has_the_promised_keys(run):
     assert {"length_matched_accuracy", "nll", "brier", "ece", "slices", "dropped"} <= set(result)
     code, out, _ = run("evaluate", "rm", "prefs.jsonl")
     assert "longer answer wins" in out
+
+
+def test_evaluate_shows_the_most_wrong_pairs_and_uses_the_stored_temperature(run, tmp_path, place):
+    rows = [{**r, "chosen": r["rejected"], "rejected": r["chosen"]} if i < 3 else r for i, r in enumerate(ROWS)]
+    (tmp_path / "flipped.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    code, out, _ = run("evaluate", "rm", str(tmp_path / "flipped.jsonl"), "--json", "--most-wrong", "2")
+    result = json.loads(out)
+    assert code == 0
+    wrong = round((1 - result["accuracy"]["value"]) * 24)
+    assert len(result["most_wrong"]) == min(wrong, 2)
+    margins = [row["margin"] for row in result["most_wrong"]]
+    assert margins == sorted(margins)
+    for row in result["most_wrong"]:
+        line = int(row["source"].rpartition(":")[2])
+        assert (row["prompt"], row["chosen"], row["rejected"]) == tuple(rows[line - 1].values())
+    assert {"source=flipped.jsonl", "turns=1"} <= {row["slice"] for row in result["slices"]}
+    stored = json.loads((place / "rm" / "reward_model.json").read_text())["calibration"]
+    used = result["calibration"]["temperature"]
+    assert used["fitted_here"] == (stored["status"] not in ("fitted", "uninformative"))
+    assert used["fitted_here"] or used["value"] == stored["temperature"]
+
+
+@pytest.mark.parametrize("contract", [True, False])
+def test_another_tokenizer_is_one_line(run, tmp_path, place, contract):
+    folder = tmp_path / "rm"
+    shutil.copytree(place / "rm", folder)
+    other = tiny_tokenizer()
+    other.add_tokens([f"w{i}" for i in range(40)] + ["quick", "good", "bad"])  # past the model's 120 tokens
+    other.save_pretrained(folder)
+    if not contract:
+        (folder / "reward_model.json").unlink()
+    code, out, err = run("evaluate", str(folder), "prefs.jsonl", "--json", "--quiet")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert ("is not the one this model was trained with" in err) == contract
+    assert "tokenizer" in err
+
+
+@pytest.mark.parametrize("damage", ["tokenizer", "nan"])
+def test_a_broken_reward_model_is_one_line(run, tmp_path, place, damage):
+    folder = tmp_path / "rm"
+    shutil.copytree(place / "rm", folder)
+    if damage == "nan":
+        tensors = load_file(folder / "model.safetensors")
+        tensors["score.weight"][:] = math.nan
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    else:
+        (folder / "tokenizer.json").write_text("{")
+    (tmp_path / "bench.jsonl").write_text("".join(json.dumps({**r, "subset": "hep-go"}) + "\n" for r in ROWS))
+    for words in (["prefs.jsonl"], [str(tmp_path / "bench.jsonl"), "--benchmark", "rewardbench"]):
+        code, out, err = run("evaluate", str(folder), *words, "--json", "--quiet")
+        assert (code, out) == (2, "")
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert ("the reward of response 0 is missing or not finite" in err) == (damage == "nan")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "row", "reason"),
+    [
+        (
+            "rm-bench",
+            "chat_filtered.json",
+            {"id": 1, "prompt": "q", "chosen": ["a"], "rejected": ["b"]},
+            "one per style",
+        ),
+        ("rm-bench", "x.json", {"prompt": "q", "chosen": "a", "rejected": "b"}, "'chosen'"),
+        ("llmbar", "natural.json", {"input": "q", "output_1": "a", "output_2": "b"}, "label"),
+        ("auto", "y.json", {"text": "a", "stars": 5}, "no benchmark has the columns stars, text"),
+    ],
+)
+def test_a_benchmark_of_the_wrong_shape_is_one_line(run, tmp_path, name, file, row, reason):
+    (tmp_path / file).write_text(json.dumps([row]))
+    code, out, err = run("evaluate", "rm", str(tmp_path / file), "--benchmark", name, "--json", "--quiet")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert reason in err
 
 
 def test_training_fits_a_temperature_and_score_says_p_better(run, tmp_path, place):

@@ -214,6 +214,13 @@ def test_contract_names_the_template_by_hash():
     assert one.contract.template_sha256 != other.contract.template_sha256
 
 
+def test_contract_names_the_tokenizer_by_what_it_makes_of_a_sample():
+    other = tiny_tokenizer()
+    other.add_tokens(["quick"])
+    assert Renderer(tiny_tokenizer()).contract.tokens_sha256 != Renderer(other).contract.tokens_sha256
+    assert Renderer(tiny_tokenizer()).contract == Renderer(tiny_tokenizer()).contract
+
+
 def test_fingerprint_depends_on_the_tokens():
     renderer = Renderer(tiny_tokenizer())
     a, b = renderer.encode([group("q", "a", "b")]), renderer.encode([group("q", "a", "c")])

@@ -50,11 +50,23 @@ class RenderConfig:
             raise ConfigError(f"--max-response-length {self.max_response_length}: give at least 1 token")
 
 
+# Words of several languages, digits, code and spaces: two tokenizers hardly ever cut all of it alike.
+SAMPLE = (
+    "The quick brown fox isn't 12,345.67 years old!  Über die Brücke; \u7b54\u6848\u5f88\u597d, "
+    "\u043f\u0440\u0438\u0432\u0435\u0442.\n\ndef f(x):\n    return x ** 2  # unbelievably straightforward\t"
+    "internationalisation @user https://example.org"
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RenderContract:
-    """What a reader of the artifact must do to get the same tokens."""
+    """What a reader of the artifact must do to get the same tokens.
+
+    tokens_sha256  of the token ids of `SAMPLE`: what another tokenizer would not have
+    """
 
     template_sha256: str
+    tokens_sha256: str
     template_origin: Literal["tokenizer", "plain"]
     max_length: int
     max_response_length: int | None
@@ -132,6 +144,9 @@ class Renderer:
         sample = self.text(_turns(("user", "a")), _turns(("assistant", "b")))
         self.contract = RenderContract(
             template_sha256=hashlib.sha256(tokenizer.chat_template.encode()).hexdigest(),
+            tokens_sha256=hashlib.sha256(
+                repr(tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]).encode()
+            ).hexdigest(),
             template_origin=origin,
             max_length=self.config.max_length,
             max_response_length=self.config.max_response_length,
