@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from rewardsmith.data.schema import TIE
-from rewardsmith.evaluation.metrics import DRAWS, Floats, Interval, is_correct
+from rewardsmith.evaluation.metrics import DRAWS, Floats, Interval
 from rewardsmith.evaluation.pairs import PairRows
 from rewardsmith.statistics import clustered_bootstrap
 
@@ -26,7 +26,7 @@ STEPS = 50
 
 
 def length_controlled(rows: PairRows, *, draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
-    """Accuracy and preference at equal lengths, ready for JSON; label ties are left out, score ties are wrong.
+    """Accuracy and preference at equal lengths, ready for JSON; label ties are left out, score ties one half.
 
     length_controlled_accuracy    the share of right decisions at a length gap of 0: the scorer's verdict (right or
                                   wrong) regressed on a constant and tanh(length gap). A scorer that only sees length
@@ -40,7 +40,7 @@ def length_controlled(rows: PairRows, *, draws: int = DRAWS, seed: int = 0) -> d
         nothing = {**Interval(None).to_json(), "n": 0}
         return {"length_controlled_accuracy": nothing, "length_controlled_preference": nothing}
     length_P = squashed(rows.chosen_length_P - rows.rejected_length_P)
-    right_P = is_correct(rows.margin_P, rows.probability_P).astype(np.float64)
+    right_P = (1 + np.sign(rows.margin_P) * np.sign(rows.probability_P - TIE)) / 2
     reward_P = rows.margin_P / (np.sqrt(np.mean(rows.margin_P**2)) or 1.0)
     more: dict[str, Any] = {"draws": draws, "seed": seed}
     constant_P2 = np.stack([np.ones_like(length_P), length_P], axis=1)

@@ -80,7 +80,7 @@ def load_reward_model(
         overlong=contract.get("truncation", "cut-prompt"),
     )
     renderer = Renderer(base.tokenizer, render)
-    for key, what in (("template_sha256", "chat template"), ("tokens_sha256", "tokenizer")):
+    for key, what in (("template_sha256", "chat template"), ("vocabulary_sha256", "tokenizer")):
         stated, found = contract.get(key), getattr(renderer.contract, key)
         if stated and stated != found:
             raise ModelError(

@@ -50,23 +50,15 @@ class RenderConfig:
             raise ConfigError(f"--max-response-length {self.max_response_length}: give at least 1 token")
 
 
-# Words of several languages, digits, code and spaces: two tokenizers hardly ever cut all of it alike.
-SAMPLE = (
-    "The quick brown fox isn't 12,345.67 years old!  Über die Brücke; \u7b54\u6848\u5f88\u597d, "
-    "\u043f\u0440\u0438\u0432\u0435\u0442.\n\ndef f(x):\n    return x ** 2  # unbelievably straightforward\t"
-    "internationalisation @user https://example.org"
-)
-
-
 @dataclass(frozen=True, kw_only=True)
 class RenderContract:
     """What a reader of the artifact must do to get the same tokens.
 
-    tokens_sha256  of the token ids of `SAMPLE`: what another tokenizer would not have
+    vocabulary_sha256  of the tokenizer's words and their numbers, without what was added to it
     """
 
     template_sha256: str
-    tokens_sha256: str
+    vocabulary_sha256: str
     template_origin: Literal["tokenizer", "plain"]
     max_length: int
     max_response_length: int | None
@@ -144,9 +136,7 @@ class Renderer:
         sample = self.text(_turns(("user", "a")), _turns(("assistant", "b")))
         self.contract = RenderContract(
             template_sha256=hashlib.sha256(tokenizer.chat_template.encode()).hexdigest(),
-            tokens_sha256=hashlib.sha256(
-                repr(tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]).encode()
-            ).hexdigest(),
+            vocabulary_sha256=_vocabulary_sha256(tokenizer),
             template_origin=origin,
             max_length=self.config.max_length,
             max_response_length=self.config.max_response_length,
@@ -367,3 +357,8 @@ def common_prefix_length(rows: Sequence[Sequence[int]]) -> int:
 
 def _turns(*pairs: tuple[str, str]) -> Messages:
     return tuple(Message(role, content) for role, content in pairs)
+
+
+def _vocabulary_sha256(tokenizer: Any) -> str:
+    words = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    return hashlib.sha256(repr(sorted(words.items())).encode("utf-8", "surrogatepass")).hexdigest()
