@@ -33,7 +33,8 @@ def length_controlled(rows: PairRows, *, draws: int = DRAWS, seed: int = 0) -> d
                                   gets about 0.5; one that does not, with labels that do not either, its accuracy
     length_controlled_preference  the label's side regressed on the reward gap, in standard deviations, and tanh(length
                                   gap): the probability that the answer with a reward higher by one standard deviation
-                                  is preferred, at equal lengths. 0.5: the reward says nothing beyond length
+                                  is preferred, at equal lengths. 0.5: the reward says nothing beyond length. A reward
+                                  that is another curve of length than this one can pass for more than length
     """
     rows = rows.where(rows.probability_P != TIE)
     if len(rows) == 0:
