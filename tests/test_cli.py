@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from rewardsmith.cli import VERBS, expand_config, main, read_config
@@ -69,6 +71,89 @@ def test_evaluate_has_the_promised_keys(run):
     assert "longer answer wins" in out
 
 
+def test_evaluate_shows_the_most_wrong_pairs_and_uses_the_stored_temperature(run, tmp_path, place):
+    rows = [{**r, "chosen": r["rejected"], "rejected": r["chosen"]} if i < 3 else r for i, r in enumerate(ROWS)]
+    (tmp_path / "flipped.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    code, out, _ = run("evaluate", "rm", str(tmp_path / "flipped.jsonl"), "--json", "--most-wrong", "2")
+    result = json.loads(out)
+    assert code == 0
+    wrong = round((1 - result["accuracy"]["value"]) * 24)
+    assert len(result["most_wrong"]) == min(wrong, 2)
+    margins = [row["margin"] for row in result["most_wrong"]]
+    assert margins == sorted(margins)
+    for row in result["most_wrong"]:
+        line = int(row["source"].rpartition(":")[2])
+        assert (row["prompt"], row["chosen"], row["rejected"]) == tuple(rows[line - 1].values())
+    assert {"source=flipped.jsonl", "turns=1"} <= {row["slice"] for row in result["slices"]}
+    stored = json.loads((place / "rm" / "reward_model.json").read_text())["calibration"]
+    used = result["calibration"]["temperature"]
+    assert used["fitted_here"] == (stored["status"] not in ("fitted", "uninformative"))
+    assert used["fitted_here"] or used["value"] == stored["temperature"]
+
+
+@pytest.mark.parametrize("what", ["other numbers", "more words"])
+def test_another_tokenizer_is_one_line(run, tmp_path, place, what):
+    folder = tmp_path / "rm"
+    shutil.copytree(place / "rm", folder)
+    if what == "other numbers":
+        tokenizer = json.loads((folder / "tokenizer.json").read_text())
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+        reason = "the tokenizer is not the one this model was trained with"
+    else:
+        other = tiny_tokenizer()
+        other.add_tokens([f"w{i}" for i in range(40)] + ["good", "bad"])  # past the model's 120 tokens
+        other.save_pretrained(folder)
+        reason = "and the model knows 120"
+    code, out, err = run("evaluate", str(folder), "prefs.jsonl", "--json", "--quiet")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert reason in err
+
+
+@pytest.mark.parametrize("damage", ["tokenizer", "nan"])
+def test_a_broken_reward_model_is_one_line(run, tmp_path, place, damage):
+    folder = tmp_path / "rm"
+    shutil.copytree(place / "rm", folder)
+    if damage == "nan":
+        tensors = load_file(folder / "model.safetensors")
+        tensors["score.weight"][:] = math.nan
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    else:
+        (folder / "tokenizer.json").write_text("{")
+    (tmp_path / "bench.jsonl").write_text("".join(json.dumps({**r, "subset": "hep-go"}) + "\n" for r in ROWS))
+    for words in (["prefs.jsonl"], [str(tmp_path / "bench.jsonl"), "--benchmark", "rewardbench"]):
+        code, out, err = run("evaluate", str(folder), *words, "--json", "--quiet")
+        assert (code, out) == (2, "")
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert ("the reward of response 0 is missing or not finite" in err) == (damage == "nan")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "row", "reason"),
+    [
+        (
+            "rm-bench",
+            "chat_filtered.json",
+            {"id": 1, "prompt": "q", "chosen": ["a"], "rejected": ["b"]},
+            "one per style",
+        ),
+        ("rm-bench", "x.json", {"prompt": "q", "chosen": "a", "rejected": "b"}, "'chosen'"),
+        ("llmbar", "natural.json", {"input": "q", "output_1": "a", "output_2": "b"}, "label"),
+        ("auto", "y.json", {"text": "a", "stars": 5}, "no benchmark has the columns stars, text"),
+    ],
+)
+def test_a_benchmark_of_the_wrong_shape_is_one_line(run, tmp_path, name, file, row, reason):
+    (tmp_path / file).write_text(json.dumps([row]))
+    code, out, err = run("evaluate", "rm", str(tmp_path / file), "--benchmark", name, "--json", "--quiet")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert reason in err
+
+
 def test_training_fits_a_temperature_and_score_says_p_better(run, tmp_path, place):
     stored = json.loads((place / "rm" / "reward_model.json").read_text())["calibration"]
     assert stored["pairs"] == "held-out"
@@ -129,7 +214,7 @@ def test_compare_with_itself_finds_nothing_and_with_another_says_what(run, place
     accuracies = [result[side]["accuracy"]["value"] for side in ("a", "b")]
     assert result["difference"]["value"] == pytest.approx(accuracies[0] - accuracies[1])
     assert {"p_value", "smallest_detectable", "slices", "mcnemar_p", "dropped"} <= set(result)
-    assert {s["slice"] for s in result["slices"]} >= {"chosen is longer", "chosen is shorter"}
+    assert {s["slice"] for s in result["slices"]} >= {"longer=chosen", "longer=rejected"}
     found = result["discordant"]["only_a"] + result["discordant"]["only_b"]
     assert len(result["disagreements"]) == min(2, found) > 0
     for pair in result["disagreements"]:

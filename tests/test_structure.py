@@ -21,7 +21,7 @@ PACKAGE = ROOT / "src" / "rewardsmith"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("statistics", "progress"),
-    ("temperature",),
+    ("temperature", "best_of_n"),
     ("data",),
     ("losses",),
     ("text",),

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from rewardsmith.data.schema import Group, text_of
-from rewardsmith.errors import ConfigError, DataError, Interrupted
+from rewardsmith.errors import ConfigError, DataError, Interrupted, ModelError
 from rewardsmith.statistics import number_or_none
 from rewardsmith.temperature import of_artifact
 
@@ -142,9 +142,17 @@ class ModelScorer:
 
         first_model = self.models[0]
         device = first_model.value_head.weight.device
+        embeddings: Any = first_model.trunk.get_input_embeddings()
+        n_known = len(embeddings.weight)
         rewards: list[np.ndarray] = [np.empty((0, 0))] * len(encoded)
         for members in plan_batches([item.token_ids for item in encoded], self.tokens_per_batch):
-            batch = pack([encoded[i] for i in members]).to(device)
+            batch = pack([encoded[i] for i in members])
+            if (token := int(batch.token_ids_T.max())) >= n_known:
+                raise ModelError(
+                    f"the tokenizer makes token {token}, and the model knows {n_known}: the tokenizer files beside "
+                    "the weights are another model's; restore them"
+                )
+            batch = batch.to(device)
             self.n_tokens += batch.n_tokens
             self.n_row_tokens += batch.n_row_tokens
             half = self.precision == "bfloat16"

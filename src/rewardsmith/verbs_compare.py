@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
 from rewardsmith.data.options import ReadOptions
 from rewardsmith.data.readers import read_groups
-from rewardsmith.data.schema import Group, text_of
 from rewardsmith.errors import DataError
 from rewardsmith.verbs_common import Files, Name, ScorerOptions, at_least, labelled_groups, score_all, unscored
 
@@ -52,9 +49,9 @@ class Compare(ScorerOptions):
         )
 
     def run(self, common: Common) -> dict[str, Any]:
-        from rewardsmith.evaluation.calibration import length_slices
         from rewardsmith.evaluation.compare import compare_rows, disagreements
-        from rewardsmith.evaluation.evaluate import character_lengths, pair_rows
+        from rewardsmith.evaluation.pairs import character_lengths, pair_rows, pair_texts, pairs_of
+        from rewardsmith.evaluation.slices import pair_slices
 
         groups, report, dropped = labelled_groups(self.files, self.read, self.limit)
         scored = [
@@ -73,23 +70,17 @@ class Compare(ScorerOptions):
         groups = [groups[g] for g in kept]
         lengths = [character_lengths(group) for group in groups]
         rows_a, rows_b = (pair_rows(groups, [scores[g].rewards for g in kept], lengths) for scores in scored)
-        by_length = {name: mask for name, mask in length_slices(rows_a).items() if name.startswith("chosen is")}
-        result = compare_rows(rows_a, rows_b, {**tag_slices(groups, rows_a.group_P), **by_length}, seed=self.seed)
+        result = compare_rows(rows_a, rows_b, pair_slices(groups, rows_a), seed=self.seed)
         widest = disagreements(rows_a, rows_b, self.disagreements).tolist() if self.disagreements else []
-        pairs = [(group, preference) for group in groups for preference in group.preferences]
-        shown = []
-        for p in widest:
-            group, preference = pairs[p]
-            shown.append(
-                {
-                    "source": group.source,
-                    "prompt": text_of(group.prompt),
-                    "chosen": text_of(group.responses[preference.chosen]),
-                    "rejected": text_of(group.responses[preference.rejected]),
-                    "margin_a": float(rows_a.margin_P[p]),
-                    "margin_b": float(rows_b.margin_P[p]),
-                }
-            )
+        pairs = pairs_of(groups)
+        shown = [
+            {
+                **pair_texts(*pairs[p]),
+                "margin_a": float(rows_a.margin_P[p]),
+                "margin_b": float(rows_b.margin_P[p]),
+            }
+            for p in widest
+        ]
         return result | {"disagreements": shown, "dropped": dropped, "warnings": report.warnings}
 
     def show(self, result: dict[str, Any]) -> str:
@@ -109,16 +100,6 @@ class Compare(ScorerOptions):
                 f"{len(result['dropped'])} rows were not compared; the first: {result['dropped'][0]['reason']}"
             )
         return "\n".join(lines)
-
-
-def tag_slices(groups: Sequence[Group], group_P: np.ndarray) -> dict[str, np.ndarray]:
-    """A mask over pairs for every "tag=value" of the groups, by name."""
-    found: dict[str, np.ndarray] = {}
-    for g, group in enumerate(groups):
-        for tag, value in group.tags.items():
-            mask = found.setdefault(f"{tag}={value}", np.zeros(len(group_P), dtype=bool))
-            mask |= group_P == g
-    return dict(sorted(found.items()))
 
 
 def _short(text: str) -> str:

@@ -77,7 +77,7 @@ class Evaluate(ScorerOptions):
         return self._files(common) if self.benchmark is None else self._benchmark(common)
 
     def _files(self, common: Common) -> dict[str, Any]:
-        from rewardsmith.evaluation.evaluate import evaluate_rows
+        from rewardsmith.evaluation.evaluate import evaluate_rows, most_wrong
 
         groups, report, dropped = labelled_groups(self.files, self.read, self.limit)
         scorer = self.open(self.model, max_response_length=self.max_response_length)
@@ -86,9 +86,12 @@ class Evaluate(ScorerOptions):
         dropped += [unscored(group, s.error) for group, s in zip(groups, scores, strict=True) if s.error]
         if not kept:
             raise DataError(f"no group could be scored; the first: {dropped[0]['reason']}")
-        result = evaluate_rows([group for group, _ in kept], [s.rewards for _, s in kept], seed=self.seed)
+        used, rewards = [group for group, _ in kept], [s.rewards for _, s in kept]
+        temperature = getattr(scorer, "temperature", None)
+        result = evaluate_rows(used, rewards, temperature=temperature, seed=self.seed)
         say_warnings(report, common)
         return result | {
+            "most_wrong": most_wrong(used, rewards, self.most_wrong),
             "dropped": dropped,
             **cut_counts(scores),
             "warnings": report.warnings,
@@ -141,7 +144,7 @@ class Calibrate(ScorerOptions):
 
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.evaluation.calibration import calibration_report
-        from rewardsmith.evaluation.evaluate import character_lengths, pair_rows
+        from rewardsmith.evaluation.pairs import character_lengths, pair_rows
         from rewardsmith.model.artifact import write_calibration
         from rewardsmith.temperature import fit_temperature, stored
 

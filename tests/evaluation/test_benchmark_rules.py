@@ -14,7 +14,7 @@ from sklearn.metrics import cohen_kappa_score, f1_score, precision_score, roc_au
 
 from rewardsmith.data.schema import Group, Message, Preference, preference_between
 from rewardsmith.errors import DataError
-from rewardsmith.evaluation.benchmarks.agreement import cohen_kappa, fleiss_kappa, krippendorff_alpha
+from rewardsmith.evaluation.agreement import cohen_kappa, fleiss_kappa, krippendorff_alpha
 from rewardsmith.evaluation.benchmarks.rules_lists import ppe, rewardbench2, rm_bench
 from rewardsmith.evaluation.benchmarks.rules_pairs import SECTIONS, hh, judgebench, llmbar, rewardbench, xstest
 from rewardsmith.evaluation.benchmarks.rules_pandalm import pandalm, three_class

@@ -11,7 +11,8 @@ import pytest
 
 from rewardsmith.data.schema import Group, Message, Preference
 from rewardsmith.errors import DataError
-from rewardsmith.evaluation.evaluate import evaluate_rows, pair_rows
+from rewardsmith.evaluation.evaluate import evaluate_rows, most_wrong, pair_rows
+from rewardsmith.evaluation.show import evaluation_table
 
 PROMISED = {
     "n_pairs",
@@ -22,6 +23,11 @@ PROMISED = {
     "brier",
     "ece",
     "slices",
+    "length_controlled_accuracy",
+    "rating_correlation",
+    "best_of_n",
+    "agreement",
+    "calibration",
 }
 
 
@@ -190,3 +196,59 @@ def test_groups_without_a_prompt_are_their_own_clusters() -> None:
     found = evaluate_rows(groups, [[float(i % 3), 1.0] for i in range(20)])
     assert found["n_prompts"] == 20
     assert found["accuracy"]["low"] < found["accuracy"]["value"] < found["accuracy"]["high"]
+
+
+def test_calibration_uses_the_temperature_that_is_given() -> None:
+    fitted, given = result()["calibration"], result(temperature=2.0)["calibration"]
+    assert fitted["temperature"]["fitted_here"]
+    assert (given["temperature"]["value"], given["temperature"]["fitted_here"]) == (2.0, False)
+    assert given["before"]["nll"] == pytest.approx(result()["nll"])
+    halved = evaluate_rows(GROUPS, [reward / 2 for reward in REWARDS])
+    assert given["after"]["ece"] == pytest.approx(halved["ece"])
+    assert given["after"]["brier"] == pytest.approx(halved["brier"])
+    parts = given["after"]["brier_parts"]
+    whole = parts["reliability"] - parts["resolution"] + parts["uncertainty"] + parts["within_bins"]
+    assert whole == pytest.approx(given["after"]["brier"])
+    assert sum(b["n"] for b in given["after"]["bins"]) == 6
+    assert [s["slice"] for s in given["slices"]] == [s["slice"] for s in result()["slices"]]
+    assert any(s["slice"].startswith("length gap") for s in given["length_slices"])
+
+
+def test_a_temperature_that_says_nothing_is_json_too() -> None:
+    json.dumps(result(temperature=math.inf), allow_nan=False)
+
+
+def test_most_wrong_by_hand() -> None:
+    """Wrong: a 0-1 by 1, and the score tie of the second b; the label tie c is not."""
+    found = most_wrong(GROUPS, REWARDS, 5)
+    assert [row["margin"] for row in found] == [-1.0, 0.0]
+    first = found[0]
+    assert (first["prompt"], first["chosen"], first["rejected"]) == ("a", "x" * 100, "x" * 95)
+    assert (first["chosen_length"], first["rejected_length"], first["probability"]) == (100, 95, 1.0)
+    assert first["tags"] == {"subset": "chat"}
+    assert most_wrong(GROUPS, REWARDS, 1) == found[:1]
+    assert most_wrong(GROUPS, REWARDS, 0) == []
+    with pytest.raises(DataError, match="response 1 is missing"):
+        most_wrong(GROUPS[1:2], [np.array([0.0, math.nan])], 5)
+
+
+def test_the_table_shows_what_is_there() -> None:
+    rated = [
+        Group(
+            prompt=text(f"{i}"),
+            responses=tuple(text("x" * (k + 1)) for k in range(4)),
+            preferences=(Preference(chosen=0, rejected=1, probability=2 / 3, votes=(1.0, 1.0, 0.0)),),
+            ratings=(4.0, 3.0, 2.0, 1.0),
+            source="d.jsonl:1",
+        )
+        for i in range(8)
+    ]
+    shown = evaluation_table(evaluate_rows(rated, [[4.0, 3.0, 1.0, 2.0 + i] for i in range(8)], temperature=2.0))
+    for words in ("as stored with the model", "best of n", "n 4", "annotators with each other", "length controlled"):
+        assert words in shown
+    assert "source=" not in shown  # all pairs are in that slice
+    plain = evaluation_table(result())
+    assert "annotators" not in plain
+    assert "best of n" not in plain
+    assert "subset=chat" in plain
+    assert "no pairs" in evaluation_table(evaluate_rows([], []))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from rewardsmith.data.schema import Group, Message, Preference
 from rewardsmith.errors import ConfigError, DataError, ModelError
@@ -212,6 +216,16 @@ def test_contract_names_the_template_by_hash():
     one, other = Renderer(tiny_tokenizer()), Renderer(tiny_tokenizer(CHAT_TEMPLATE + " "))
     assert len(one.contract.template_sha256) == 64
     assert one.contract.template_sha256 != other.contract.template_sha256
+
+
+def test_contract_names_the_vocabulary_by_hash():
+    words = json.loads(tiny_tokenizer().backend_tokenizer.to_str())
+    vocabulary = words["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(words)), pad_token="<pad>")
+    one = Renderer(tiny_tokenizer()).contract
+    assert one.vocabulary_sha256 != Renderer(other).contract.vocabulary_sha256
+    assert one == Renderer(tiny_tokenizer()).contract
 
 
 def test_fingerprint_depends_on_the_tokens():

@@ -20,8 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 from rewardsmith.data.schema import TIE
 from rewardsmith.errors import ConfigError, DataError
 from rewardsmith.evaluation import metrics
-from rewardsmith.evaluation.evaluate import PairRows
 from rewardsmith.evaluation.metrics import DRAWS, Floats, Interval, Ints, clustered_mean
+from rewardsmith.evaluation.pairs import PairRows
 
 # Named again here: whoever reads calibration looks for the temperature in this file.
 from rewardsmith.temperature import Temperature as Temperature

@@ -23,8 +23,8 @@ from rewardsmith.data.schema import TIE
 from rewardsmith.errors import ConfigError, DataError
 from rewardsmith.evaluation import metrics
 from rewardsmith.evaluation.calibration import Mask, checked_masks, checked_pairs
-from rewardsmith.evaluation.evaluate import PairRows
 from rewardsmith.evaluation.metrics import DRAWS, Floats, Interval, Ints, clustered_mean
+from rewardsmith.evaluation.pairs import PairRows
 from rewardsmith.statistics import cluster_sums
 
 LEVEL = 0.05  # two-sided

@@ -6,45 +6,27 @@ prompt: the pairs of one prompt rise and fall together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from rewardsmith.data.schema import TIE, Group, text_of
+from rewardsmith.data.schema import TIE, Group
 from rewardsmith.errors import DataError
 from rewardsmith.evaluation import metrics
+from rewardsmith.evaluation.agreement import agreement_report
+from rewardsmith.evaluation.calibration import calibration_report
+from rewardsmith.evaluation.length import length_controlled
 from rewardsmith.evaluation.metrics import DRAWS, Floats, Ints
 
-MATCHED = 0.1  # lengths within 10% of the longer one
-
-
-@dataclass(frozen=True)
-class PairRows:
-    """One row per preference.
-
-    margin_P           reward of chosen minus reward of rejected
-    probability_P      the label: P(chosen is better), 0.5 a tie
-    prompt_P           prompt number, equal where the prompt is the same
-    group_P            index into the groups
-    chosen_length_P, rejected_length_P
-    """
-
-    margin_P: Floats
-    probability_P: Floats
-    prompt_P: Ints
-    group_P: Ints
-    chosen_length_P: Floats
-    rejected_length_P: Floats
-
-    def __len__(self) -> int:
-        return len(self.margin_P)
-
-    def where(self, mask_P: NDArray[np.bool_]) -> PairRows:
-        """The rows of the mask."""
-        return PairRows(*(column_P[mask_P] for column_P in vars(self).values()))
+# Named again here: whoever evaluates rows looks for them in this file.
+from rewardsmith.evaluation.pairs import PairRows as PairRows
+from rewardsmith.evaluation.pairs import character_lengths as character_lengths
+from rewardsmith.evaluation.pairs import pair_rows as pair_rows
+from rewardsmith.evaluation.pairs import pair_texts, pairs_of, prompt_numbers
+from rewardsmith.evaluation.ratings import rating_report
+from rewardsmith.evaluation.slices import MATCHED, Mask, pair_slices
 
 
 def evaluate_rows(
@@ -52,6 +34,7 @@ def evaluate_rows(
     rewards: Sequence[ArrayLike],
     *,
     token_lengths: Sequence[ArrayLike] | None = None,
+    temperature: float | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -65,7 +48,12 @@ def evaluate_rows(
     length_matched_accuracy  accuracy over the `n` pairs whose lengths differ by at most 10%
     nll, brier, ece          of P = sigmoid(reward gap) against the labels, soft ones and ties included
     length_correlation       Spearman of reward and length: `within_prompt` (mean over prompts), `pooled`
-    slices                   accuracy by tag
+    length_controlled_accuracy, length_controlled_preference   `length.length_controlled`
+    rating_correlation, best_of_n   `ratings.rating_report`
+    agreement                `agreement.agreement_report`
+    calibration              `calibration.calibration_report`, with the slices below: before and after `temperature`,
+                             fitted on other pairs, or here where it is None
+    slices                   accuracy by `slices.pair_slices`
 
     Raises DataError where rewards or lengths do not fit their groups, and where one is missing or not finite,
     naming the group and the response.
@@ -75,9 +63,10 @@ def evaluate_rows(
         lengths = [character_lengths(group) for group in groups]
     else:
         lengths = _checked(groups, token_lengths, "length")
-    prompts = _prompt_numbers(groups)
+    prompts = prompt_numbers(groups)
     rows = pair_rows(groups, rewards_by_group, lengths)
-    decided = rows.where(rows.probability_P != TIE)
+    decided, masks = rows.where(rows.probability_P != TIE), pair_slices(groups, rows)
+    more: dict[str, Any] = {"draws": draws, "seed": seed}
     score = metrics.accuracy(rows.margin_P, rows.probability_P, rows.prompt_P, draws=draws, seed=seed)
     return {
         "n_pairs": len(rows),
@@ -94,27 +83,35 @@ def evaluate_rows(
         "brier": _mean(metrics.brier(rows.margin_P, rows.probability_P)),
         "ece": metrics.expected_calibration_error(rows.margin_P, rows.probability_P),
         "length_correlation": _length_correlation(rewards_by_group, lengths, prompts, draws, seed),
-        "slices": _slices(groups, decided, draws, seed),
+        **length_controlled(rows, **more),
+        **rating_report(groups, rewards_by_group, lengths, **more),
+        "agreement": agreement_report(groups, rewards_by_group, **more),
+        "calibration": calibration_report(rows, masks, temperature=temperature, **more),
+        "slices": _slices(masks, rows, draws, seed),
     }
 
 
-def character_lengths(group: Group) -> Floats:
-    """Characters of each response's text."""
-    return np.array([len(text_of(response)) for response in group.responses], dtype=np.float64)
+def most_wrong(groups: Sequence[Group], rewards: Sequence[Floats], n: int) -> list[dict[str, Any]]:
+    """The `n` pairs with the most negative margins, with their texts, lengths in characters, and tags; no label ties.
 
-
-def pair_rows(groups: Sequence[Group], rewards: Sequence[Floats], lengths: Sequence[Floats]) -> PairRows:
-    """One row per preference of every group, in order."""
-    prompts = _prompt_numbers(groups)
-    found = [(g, p) for g, group in enumerate(groups) for p in group.preferences]
-    return PairRows(
-        margin_P=_floats(rewards[g][p.chosen] - rewards[g][p.rejected] for g, p in found),
-        probability_P=_floats(p.probability for _, p in found),
-        prompt_P=np.array([prompts[g] for g, _ in found], dtype=np.int64),
-        group_P=np.array([g for g, _ in found], dtype=np.int64),
-        chosen_length_P=_floats(lengths[g][p.chosen] for g, p in found),
-        rejected_length_P=_floats(lengths[g][p.rejected] for g, p in found),
-    )
+    Equal rewards are wrong and come last. Raises DataError as `evaluate_rows`.
+    """
+    rewards = _checked(groups, rewards, "reward")
+    rows = pair_rows(groups, rewards, [character_lengths(group) for group in groups])
+    wrong = np.flatnonzero((rows.probability_P != TIE) & (rows.margin_P <= 0))
+    worst = wrong[np.argsort(rows.margin_P[wrong], kind="stable")][:n]
+    pairs = pairs_of(groups)
+    return [
+        {
+            **pair_texts(*pairs[p]),
+            "margin": float(rows.margin_P[p]),
+            "probability": float(rows.probability_P[p]),
+            "chosen_length": int(rows.chosen_length_P[p]),
+            "rejected_length": int(rows.rejected_length_P[p]),
+            "tags": dict(pairs[p][0].tags),
+        }
+        for p in worst.tolist()
+    ]
 
 
 def _checked(groups: Sequence[Group], rows: Sequence[ArrayLike], what: str) -> list[Floats]:
@@ -143,12 +140,6 @@ def _checked_row(group: Group, row: ArrayLike, what: str) -> Floats:
     return row_K
 
 
-def _prompt_numbers(groups: Sequence[Group]) -> Ints:
-    """One number per distinct prompt, by first appearance."""
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(g.prompt_id, len(numbers)) for g in groups], dtype=np.int64)
-
-
 def _length_baseline(decided: PairRows, draws: int, seed: int) -> dict[str, Any]:
     wins_P = metrics.longer_wins(decided.chosen_length_P, decided.rejected_length_P, decided.probability_P)
     interval = metrics.clustered_mean(wins_P, decided.prompt_P, draws=draws, seed=seed)
@@ -173,27 +164,17 @@ def _length_correlation(
     return {"within_prompt": found.within.to_json(), "n_prompts": found.n_prompts, "pooled": found.pooled}
 
 
-def _slices(groups: Sequence[Group], decided: PairRows, draws: int, seed: int) -> list[dict[str, Any]]:
-    """Accuracy over the pairs of each "tag=value", by name; `n` is 0 where all of them are label ties."""
-    members: dict[str, list[int]] = {}
-    for g, group in enumerate(groups):
-        for tag, value in group.tags.items():
-            members.setdefault(f"{tag}={value}", []).append(g)
+def _slices(masks: Mapping[str, Mask], rows: PairRows, draws: int, seed: int) -> list[dict[str, Any]]:
+    """Accuracy over the pairs of each slice, by name; `n` is 0 where all of them are label ties."""
     slices = []
-    for name, inside in sorted(members.items()):
-        in_slice_G = np.zeros(len(groups), dtype=bool)
-        in_slice_G[inside] = True
-        score = _accuracy_of(decided.where(in_slice_G[decided.group_P]), draws, seed)
+    for name, mask_P in masks.items():
+        score = _accuracy_of(rows.where(mask_P & (rows.probability_P != TIE)), draws, seed)
         slices.append({"slice": name, "n": score.pop("n"), "accuracy": score.pop("value"), **score})
     return slices
 
 
 def _mean(values_P: Floats) -> float | None:
     return float(values_P.mean()) if len(values_P) else None
-
-
-def _floats(values: Any) -> Floats:
-    return np.array(list(values), dtype=np.float64)
 
 
 def _joined(columns: Sequence[Floats]) -> Floats:

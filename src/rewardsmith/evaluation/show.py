@@ -6,35 +6,90 @@ from typing import Any
 
 
 def evaluation_table(result: dict[str, Any]) -> str:
-    """The figures of `evaluate_rows`, one a line, intervals beside them."""
+    """The figures of `evaluate_rows`, one a line, intervals beside them. A slice of all pairs says nothing new."""
     lines = [f"{result['n_pairs']} pairs of {result['n_groups']} groups"]
     for name, key in (
         ("accuracy", "accuracy"),
         ("longer answer wins", "length_baseline"),
         ("accuracy, lengths within 10%", "length_matched_accuracy"),
+        ("accuracy, length controlled", "length_controlled_accuracy"),
     ):
         figure = result[key]
-        n = f"   {figure['n']} pairs" if "n" in figure else ""
-        lines.append(f"  {name:<30} {interval(figure)}{n}")
+        n = f"   {figure['n']} pairs" if "n" in figure and figure["n"] < result["n_pairs"] else ""
+        lines.append(_figure(name, figure, n))
     for name, key in (("negative log-likelihood", "nll"), ("Brier score", "brier"), ("calibration error", "ece")):
         lines.append(f"  {name:<30} {number(result[key])}")
-    correlation = result.get("length_correlation") or {}
-    if correlation.get("within_prompt"):
-        lines.append(
-            f"  {'rank correlation with length':<30} {interval(correlation['within_prompt'])}   within prompts"
-        )
-    if result.get("score_ties"):
+    correlation = result["length_correlation"]
+    lines.append(_figure("rank correlation with length", correlation["within_prompt"], "   within prompts"))
+    if result["score_ties"]:
         lines.append(f"  {result['score_ties']} pairs have equal rewards: counted as wrong")
-    if result.get("label_ties"):
+    if result["label_ties"]:
         lines.append(f"  {result['label_ties']} pairs are ties in the labels: not in the accuracy")
-    if result["slices"]:
+    lines += [*_calibration_lines(result["calibration"]), *_rating_lines(result), *_agreement_lines(result)]
+    n_decided = result["n_pairs"] - result["label_ties"]
+    slices = [s for s in result["slices"] if s["n"] != n_decided]
+    if slices:
         lines.append("  slices")
-        width = max(len(s["slice"]) for s in result["slices"])
+        width = max(len(s["slice"]) for s in slices)
         lines += [
-            f"    {s['slice']:<{width}}  {interval(s | {'value': s['accuracy']})}  {s['n']} pairs"
-            for s in result["slices"]
+            f"    {s['slice']:<{width}}  {interval(s | {'value': s['accuracy']})}  {s['n']} pairs" for s in slices
         ]
     return "\n".join(lines)
+
+
+def _figure(name: str, figure: dict[str, Any], more: str = "") -> str:
+    return f"  {name:<30} {interval(figure)}{more}"
+
+
+def _calibration_lines(calibration: dict[str, Any]) -> list[str]:
+    """Errors before and after the temperature, and where confidence and correctness part most."""
+    fit, before, after = (calibration[key] for key in ("temperature", "before", "after"))
+    if after["ece"] is None:
+        return []
+    value = "infinite" if fit["value"] is None else format(fit["value"], ".3f")
+    where = "fitted to these pairs" if fit["fitted_here"] else "as stored with the model"
+    lines = [f"  calibration: temperature {value}, {where}"]
+    for name, key in (("negative log-likelihood", "nll"), ("Brier score", "brier"), ("calibration error", "ece")):
+        lines.append(f"    {name:<28} {before[key]:.3f} -> {after[key]:.3f}")
+    over = after["overconfidence"]
+    lines.append(f"    {'confidence less correctness':<28} {before['overconfidence']['value']:+.3f} -> {signed(over)}")
+    return lines
+
+
+def _rating_lines(result: dict[str, Any]) -> list[str]:
+    found, rows = result["rating_correlation"], result["best_of_n"]
+    if found is None:
+        return []
+    lines = [
+        _figure("rank correlation with ratings", found["within_prompt"], "   within prompts"),
+        _figure("  the same of length", found["length_within_prompt"]),
+    ]
+    lines.append("  best of n: mean rating, and share of the possible gain (the longest answer's)")
+    for row in rows:
+        shares = "" if row["recovery"]["value"] is None else f"   {interval(row['recovery'])}"
+        longest = row["length_only"]["recovery"]["value"]
+        shares += "" if longest is None else f" ({longest:.3f})"
+        lines.append(f"    n {row['n']:<5} {row['gold']['value']:.3f}{shares}   {row['n_groups']} groups")
+    return lines
+
+
+def _agreement_lines(result: dict[str, Any]) -> list[str]:
+    found = result["agreement"]
+    if found is None:
+        return []
+    lines = [
+        f"  {found['n_pairs']} pairs have several annotators",
+        _figure("  agrees with an annotator", found["scorer_with_annotator"]),
+        _figure("  annotators with each other", found["annotator_with_annotator"]),
+    ]
+    return [*lines, *(_figure(f"  {name}", figure) for name, figure in found["among"].items())]
+
+
+def signed(figure: dict[str, Any]) -> str:
+    """+0.041 [+0.002, +0.080]"""
+    if figure["low"] is None:
+        return f"{figure['value']:+.3f}"
+    return f"{figure['value']:+.3f} [{figure['low']:+.3f}, {figure['high']:+.3f}]"
 
 
 def interval(figure: dict[str, Any]) -> str:

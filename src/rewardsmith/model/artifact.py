@@ -80,12 +80,13 @@ def load_reward_model(
         overlong=contract.get("truncation", "cut-prompt"),
     )
     renderer = Renderer(base.tokenizer, render)
-    stated = meta.get("render", {}).get("template_sha256")
-    if stated and stated != renderer.contract.template_sha256:
-        raise ModelError(
-            f"{path}: the chat template is not the one this model was trained with "
-            f"(sha256 {renderer.contract.template_sha256[:12]}, {META} says {stated[:12]}); restore the tokenizer files"
-        )
+    for key, what in (("template_sha256", "chat template"), ("vocabulary_sha256", "tokenizer")):
+        stated, found = contract.get(key), getattr(renderer.contract, key)
+        if stated and stated != found:
+            raise ModelError(
+                f"{path}: the {what} is not the one this model was trained with "
+                f"(sha256 {found[:12]}, {META} says {stated[:12]}); restore the tokenizer files"
+            )
     model = build(base, pooling=meta.get("pooling"))
     return model.eval(), renderer, meta
 

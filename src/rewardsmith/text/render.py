@@ -52,9 +52,13 @@ class RenderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RenderContract:
-    """What a reader of the artifact must do to get the same tokens."""
+    """What a reader of the artifact must do to get the same tokens.
+
+    vocabulary_sha256  of the tokenizer's words and their numbers, without what was added to it
+    """
 
     template_sha256: str
+    vocabulary_sha256: str
     template_origin: Literal["tokenizer", "plain"]
     max_length: int
     max_response_length: int | None
@@ -132,6 +136,7 @@ class Renderer:
         sample = self.text(_turns(("user", "a")), _turns(("assistant", "b")))
         self.contract = RenderContract(
             template_sha256=hashlib.sha256(tokenizer.chat_template.encode()).hexdigest(),
+            vocabulary_sha256=_vocabulary_sha256(tokenizer),
             template_origin=origin,
             max_length=self.config.max_length,
             max_response_length=self.config.max_response_length,
@@ -352,3 +357,8 @@ def common_prefix_length(rows: Sequence[Sequence[int]]) -> int:
 
 def _turns(*pairs: tuple[str, str]) -> Messages:
     return tuple(Message(role, content) for role, content in pairs)
+
+
+def _vocabulary_sha256(tokenizer: Any) -> str:
+    words = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    return hashlib.sha256(repr(sorted(words.items())).encode("utf-8", "surrogatepass")).hexdigest()

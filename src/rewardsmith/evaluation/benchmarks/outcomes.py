@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from rewardsmith.data.schema import Group
 from rewardsmith.errors import DataError
-from rewardsmith.statistics import DRAWS, Floats, Interval, clustered_bootstrap
+from rewardsmith.statistics import DRAWS, Floats, clustered_bootstrap
 
 Figure = dict[str, Any]
 Term = str | tuple[str, ...]  # a part, or parts pooled row by row
@@ -85,7 +85,7 @@ class Outcomes:
             with np.errstate(invalid="ignore", divide="ignore"):
                 return (sums_DS[:, :n_terms] / sums_DS[:, n_terms:]) @ weight_K
 
-        interval = interval_of(rows_RS, self.cluster_R[used_R], statistic, draws=self.draws, seed=self.seed)
+        interval = clustered_bootstrap(rows_RS, self.cluster_R[used_R], statistic, draws=self.draws, seed=self.seed)
         return {
             **interval.to_json(),
             "n": len(np.unique(self.group_R[used_R])),
@@ -100,14 +100,6 @@ class Outcomes:
     def _rows_of(self, term: Term) -> np.ndarray:
         parts = (term,) if isinstance(term, str) else term
         return np.isin(self.part_R, [i for i, part in enumerate(self.parts) if part in parts])
-
-
-def interval_of(rows_RS: Floats, cluster_R: ArrayLike, statistic: Any, *, draws: int, seed: int) -> Interval:
-    """`clustered_bootstrap`, or the bare value where `draws` is 0."""
-    if draws:
-        return clustered_bootstrap(rows_RS, cluster_R, statistic, draws=draws, seed=seed)
-    value = float(statistic(rows_RS.sum(0, keepdims=True))[0]) if len(rows_RS) else float("nan")
-    return Interval(None if np.isnan(value) else value)
 
 
 def result(

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rewardsmith.data.schema import TIE, Group
-from rewardsmith.evaluation.benchmarks.agreement import cohen_kappa, fleiss_kappa, full_agreement, krippendorff_alpha
+from rewardsmith.data.schema import Group
+from rewardsmith.evaluation.agreement import among_annotators, cohen_kappa, full_agreement, labels_of, verdict
 from rewardsmith.evaluation.benchmarks.outcomes import Figure, Outcome, Outcomes, checked_rewards, result
-from rewardsmith.statistics import DRAWS, Interval, Ints
+from rewardsmith.statistics import DRAWS, Interval
 
 LABELS = (0, 1, 2)  # tie, first answer, second answer
 
@@ -35,8 +34,8 @@ def pandalm(
     (WeOpenML/PandaLM, data/compute_metrics.py); `three_way_splits` counts those.
     """
     rewards = checked_rewards(groups, rewards)
-    labels_PA = np.array([annotator_labels(group) for group in groups], dtype=np.int64)
-    said_P = np.array([1 if r[0] > r[1] else 2 if r[1] > r[0] else 0 for r in rewards], dtype=np.int64)
+    labels_PA = np.array([labels_of(group.preferences[0]) for group in groups], dtype=np.int64)
+    said_P = np.array([verdict(r, group.preferences[0]) for r, group in zip(rewards, groups)], dtype=np.int64)
     majority_P = np.array([Counter(row).most_common(1)[0][0] for row in labels_PA.tolist()])
     names = [f"annotator{a + 1}" for a in range(labels_PA.shape[1])]
     rows = [Outcome(p, "all agree", value) for p, value in enumerate(full_agreement(labels_PA))]
@@ -57,7 +56,7 @@ def pandalm(
         },
         reference={
             "annotators among themselves": {
-                **among_annotators(labels_PA, names, prompt_P, **more),
+                **{n: _figure(i, len(groups)) for n, i in among_annotators(labels_PA, names, prompt_P, **more).items()},
                 "all agree": outcomes.mean("all agree"),
             }
         },
@@ -65,27 +64,6 @@ def pandalm(
         majority_ties=int((majority_P == 0).sum()),
         three_way_splits=int(sum(len(set(row)) == 3 for row in labels_PA.tolist())),
     )
-
-
-def annotator_labels(group: Group) -> list[int]:
-    """Each annotator's label: 1 or 2 for the first or second answer, 0 for a tie."""
-    preference = group.preferences[0]
-    chosen, rejected = preference.chosen + 1, preference.rejected + 1
-    return [0 if vote == TIE else chosen if vote > TIE else rejected for vote in preference.votes]
-
-
-def among_annotators(
-    labels_PA: Ints, names: Sequence[str], cluster_P: Sequence[str], *, draws: int = DRAWS, seed: int = 0
-) -> dict[str, Figure]:
-    """Cohen's kappa of each pair of annotators, Fleiss' kappa and Krippendorff's alpha of all."""
-    more: dict[str, Any] = {"draws": draws, "seed": seed}
-    found = {
-        f"kappa, {names[a]} and {names[b]}": cohen_kappa(labels_PA[:, a], labels_PA[:, b], cluster_P, **more)
-        for a, b in combinations(range(len(names)), 2)
-    }
-    found["Fleiss' kappa"] = fleiss_kappa(labels_PA, cluster_P, **more)
-    found["Krippendorff's alpha"] = krippendorff_alpha(labels_PA, cluster_P, **more)
-    return {name: _figure(interval, len(labels_PA)) for name, interval in found.items()}
 
 
 def _figure(interval: Interval, n: int) -> Figure:
