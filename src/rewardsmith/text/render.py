@@ -360,5 +360,6 @@ def _turns(*pairs: tuple[str, str]) -> Messages:
 
 
 def _vocabulary_sha256(tokenizer: Any) -> str:
-    words = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # not all of them are made by the tokenizers library
+    words = tokenizer.get_vocab() if backend is None else backend.get_vocab(with_added_tokens=False)
     return hashlib.sha256(repr(sorted(words.items())).encode("utf-8", "surrogatepass")).hexdigest()
