@@ -7,6 +7,7 @@ norms, and the optimiser do not count as arithmetic: they are what keeps MFU bel
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
 import time
@@ -19,6 +20,8 @@ from rewardsmith.model.layers import layers_of, plain
 from rewardsmith.model.reward_model import RewardModel
 
 PEAK_SECONDS = 0.4  # of matrix products to find the peak
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+ALWAYS = 2**31 - 1
 
 
 def flops_per_token(model: RewardModel, *, training: bool, given: bool = False) -> float:
@@ -90,3 +93,16 @@ def peak_memory(device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device))
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else 1024 * used
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep large blocks that it frees, rather than give them back to the system; whether it can.
+
+    A step frees and asks for the same gigabytes again and again, and the system clears every page that it hands out.
+    glibc alone has this setting. What a process had in use at most stays in its hands.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(mallopt(M_MMAP_THRESHOLD, ALWAYS) and mallopt(M_TRIM_THRESHOLD, ALWAYS))

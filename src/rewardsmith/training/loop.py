@@ -28,6 +28,7 @@ from rewardsmith.errors import ConfigError, Interrupted, TrainingError
 from rewardsmith.model.artifact import META, read_meta, save_reward_model, stock_classifier
 from rewardsmith.model.layers import depth
 from rewardsmith.model.load import Base, load_base
+from rewardsmith.model.speed import keep_freed_memory
 from rewardsmith.progress import Bar, clock, say
 from rewardsmith.temperature import stored
 from rewardsmith.text.pack import PackedBatch, pack, plan_batches
@@ -89,6 +90,8 @@ class Run:
         cpu = config.device == "cpu" or not torch.cuda.is_available()
         device = torch.device("cpu" if cpu else "cuda")
         self.precision = resolve_precision(config.precision, device)
+        if cpu:
+            keep_freed_memory()
         self.accelerator = start_accelerator(config, self.precision, cpu)
         self.tokens_at_once = tokens_at_once(config, self.accelerator.device)
         self.tell(f"loading {config.model}")
