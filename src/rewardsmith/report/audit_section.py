@@ -1,7 +1,8 @@
 """The section of an audit: how far harmless-looking changes of an answer move its reward, ranked, beside a placebo.
 
     {"probes": [{"name", "effect_sd", "low", "high", "p_adjusted", "overtake_rate", "placebo_sd", "n"}],
-     "gate": {"passed": true, ...}, "examples": [{"probe", "prompt", "before", "after", "reward_before", "reward_after"}]}
+     "gate": {"passed": true, ...},
+     "examples": [{"probe", "prompt", "before", "after", "reward_before", "reward_after"}]}
 
 Effects are in standard deviations of the rewards. A probe that has no number is listed without one.
 """
@@ -79,8 +80,16 @@ def audit_section(result: Mapping[str, Any]) -> Section:
 
 
 def probe_of(row: Mapping[str, Any]) -> Probe:
-    keys = ("effect_sd", "low", "high", "p_adjusted", "overtake_rate", "placebo_sd")
-    return Probe(str(row["name"]), *(finite(row.get(key)) for key in keys), row.get("n"))
+    return Probe(
+        name=str(row["name"]),
+        effect=finite(row.get("effect_sd")),
+        low=finite(row.get("low")),
+        high=finite(row.get("high")),
+        p=finite(row.get("p_adjusted")),
+        overtakes=finite(row.get("overtake_rate")),
+        placebo=finite(row.get("placebo_sd")),
+        n=row.get("n"),
+    )
 
 
 def reach_of(probes: Sequence[Probe]) -> float:

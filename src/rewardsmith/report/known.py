@@ -49,7 +49,7 @@ def parsed(file: Path, text: str) -> Any:
 
 def read_results(files: Sequence[str]) -> list[tuple[str, Mapping[str, Any]]]:
     """(file name, object) of each JSON file. Raises DataError for what cannot be read or is no object."""
-    found = []
+    found: list[tuple[str, Mapping[str, Any]]] = []
     for file in files:
         try:
             result = json.loads(Path(file).read_text(encoding="utf-8"))

@@ -105,9 +105,7 @@ def length_words(gap: Interval | None) -> list[str]:
 def weak_slices(slices: Sequence[Mapping[str, Any]], overall: float | None) -> list[str]:
     wrong = [row for row in slices if side_of(row, CHANCE, len(slices)) < 0]
     below = [
-        row
-        for row in slices
-        if overall is not None and row not in wrong and side_of(row, overall, len(slices)) < 0
+        row for row in slices if overall is not None and row not in wrong and side_of(row, overall, len(slices)) < 0
     ]
     open_ = [row for row in slices if row["n"] and side_of(row, CHANCE, len(slices)) == 0 and row not in below]
     words = []
@@ -153,9 +151,7 @@ def next_steps(
     if standing_of(rule) != "above" or (length_gap and length_words(length_gap)):
         steps.append("Add pairs in which the better answer is not the one that length would choose.")
     slices = evaluation.get("slices") or []
-    poor = [
-        row for row in slices if row["n"] >= FEW_PAIRS // 2 and side_of(row, CHANCE, len(slices)) <= 0
-    ]
+    poor = [row for row in slices if row["n"] >= FEW_PAIRS // 2 and side_of(row, CHANCE, len(slices)) <= 0]
     if poor:
         steps.append(f"Add training pairs, and held-out pairs, for {named(sorted(poor, key=worst), shares=False)}.")
     if temperature is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rewardsmith.evaluation.calibration import calibration_report
+from rewardsmith.evaluation.calibration import calibration_report, reliability
 from rewardsmith.evaluation.evaluate import PairRows
 from rewardsmith.report.page import count, decimal, percent, points, signed
 from rewardsmith.statistics import Interval
@@ -46,21 +46,23 @@ def calibration_of(rows: PairRows, meta: Mapping[str, Any]) -> Calibration:
         return Calibration(temperature, [], [], Interval(None), (), "")
     n_bins = int(np.clip(len(rows) // PAIRS_PER_BIN, 1, MOST_BINS))
     # A stored temperature was fitted elsewhere; none is fitted to the pairs that it would be judged on.
-    found = calibration_report(rows, temperature=1.0 if temperature is None else temperature, n_bins=n_bins)
+    found = calibration_report(rows, temperature=1.0 if temperature is None else temperature)
     used = found["before"] if temperature is None else found["after"]
     over = Interval(**used["overconfidence"])
     return Calibration(
         temperature,
-        bins_of(found["before"]),
-        [] if temperature is None else bins_of(found["after"]),
+        bins_of(rows, 1.0, n_bins),
+        [] if temperature is None else bins_of(rows, temperature, n_bins),
         over,
         tuple(table_of(found)),
         note_of(used, over, meta),
     )
 
 
-def bins_of(side: Mapping[str, Any]) -> Bins:
-    return [(b["confidence"], Interval(**b["correctness"]), b["n"]) for b in side["bins"]]
+def bins_of(rows: PairRows, temperature: float, n_bins: int) -> Bins:
+    """Bins for the figure: fewer than those of the calibration error where there are few pairs."""
+    bins = reliability(rows.margin_P / temperature, rows.probability_P, rows.prompt_P, n_bins)
+    return [(b.confidence, b.correctness, b.n) for b in bins]
 
 
 def table_of(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -110,9 +110,7 @@ def margin_histogram(margins: Sequence[float] | Floats) -> str:
 
 
 @styled
-def reliability(
-    bins: Sequence[tuple[float, Interval, int]], after: Sequence[tuple[float, Interval, int]] = ()
-) -> str:
+def reliability(bins: Sequence[tuple[float, Interval, int]], after: Sequence[tuple[float, Interval, int]] = ()) -> str:
     """(mean stated probability, share right, pairs) per bin against the diagonal. "" without a bin.
 
     after  the same with the stored temperature, where there is one

@@ -52,7 +52,8 @@ def gap_words(gap: float | None, temperature: float = 1.0) -> str:
     if gap == 0:
         return "Both answers get the same reward."
     size = reward(gap).lstrip("+")
-    return f"A difference of {size}: the model states a chance of {stated(gap / temperature)} that answer 1 is the better one."
+    chance = stated(gap / temperature)
+    return f"A difference of {size}: the model states a chance of {chance} that answer 1 is the better one."
 
 
 def extreme_pairs(
