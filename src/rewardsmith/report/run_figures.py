@@ -161,7 +161,7 @@ def rewards_by_length(ratio_R: Floats, gap_R: Floats) -> str:
     low, high = np.quantile(ratio_R, [0.005, 0.995])
     axes.set_xlim(low / 1.1, high * 1.1)
     times_axis(axes)
-    axes.set_xlabel("length, as a multiple of the mean of its prompt's answers")
+    axes.set_xlabel("length over its prompt's mean length")
     axes.set_ylabel("reward minus its prompt's mean")
     axes.grid(color=FAINT, linewidth=0.6, alpha=0.5)
     axes.spines["left"].set_visible(False)
