@@ -43,7 +43,8 @@ CONTRAST = """() => {
     const ink = over(parse(node.closest("svg") ? style.fill : style.color), back);
     const [a, b] = [light(ink), light(back)].sort((x, y) => y - x);
     seen += 1;
-    if ((a + 0.05) / (b + 0.05) < 4.5) poor.push([walker.currentNode.data.trim().slice(0, 40), (a + 0.05) / (b + 0.05)]);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) poor.push([walker.currentNode.data.trim().slice(0, 40), ratio]);
   }
   return { seen, poor };
 }"""

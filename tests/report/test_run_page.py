@@ -16,8 +16,8 @@ from rewardsmith.data.schema import Group, Message, Preference
 from rewardsmith.errors import DataError
 from rewardsmith.evaluation.evaluate import evaluate_rows
 from rewardsmith.report import run_page as module
-from rewardsmith.report.run_figures import margin_edges, smoothed, thinned
 from rewardsmith.report.run_calibration import MOST_BINS
+from rewardsmith.report.run_figures import margin_edges, smoothed, thinned
 from rewardsmith.report.run_page import MOST_SLICES, Known, write_run_page
 from rewardsmith.report.run_pairs import MOST_RIGHT, SHOWN_AT_ALL
 from rewardsmith.report.run_words import base_model
