@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-WIDTH, HEIGHT, SCALE = 1120, 1010, 10 / 7  # CSS pixels, and pixels of the picture in one of them
+WIDTH, HEIGHT, SCALE = 1120, 1080, 10 / 7  # CSS pixels, and pixels of the picture in one of them
 
 
 def main() -> None:
