@@ -10,7 +10,7 @@ import numpy as np
 
 from rewardsmith.evaluation.calibration import calibration_report, reliability
 from rewardsmith.evaluation.evaluate import PairRows
-from rewardsmith.report.page import count, decimal, percent, points, signed
+from rewardsmith.report.page import count, decimal, minus, percent, points, signed
 from rewardsmith.statistics import Interval
 from rewardsmith.temperature import of_artifact
 
@@ -83,7 +83,7 @@ def table_of(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if row["slice"].startswith(THIRDS) and row["n"]:
             name = f"too sure by, {row['slice']} ({count(row['n'])} pairs)"
             rows.append((name, *(over_words(row[side]["overconfidence"]) for side in ("before", "after"))))
-    return [(name, before, after) for name, before, after in rows if before != "–"]
+    return [(name, minus(before), minus(after)) for name, before, after in rows if before != "–"]
 
 
 def over_words(figure: Mapping[str, float | None]) -> str:
