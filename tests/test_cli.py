@@ -372,3 +372,37 @@ def test_no_arguments_shows_the_verbs(run):
     assert code == 2
     assert all(verb in out for verb in VERBS)
     assert run("--version")[1].startswith("rewardsmith 0.")
+
+
+def test_report_writes_page_and_card(run, tmp_path):
+    page, card = tmp_path / "page.html", tmp_path / "README.md"
+    words = ("report", "rm", "prefs.jsonl", "--output", str(page), "--card", str(card), "--device", "cpu")
+    code, out, _ = run(*words, "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert result["verdict"] == "Measured on its own training pairs"
+    assert result["verdict"] in page.read_text(encoding="utf-8")
+    assert result["evaluation"]["n_pairs"] == 24
+    assert card.read_text(encoding="utf-8").startswith("---\nlicense: unknown\n")
+    code, _, err = run(*words)
+    assert code == 2
+    assert "--overwrite" in err
+
+
+def test_report_without_a_file_shows_what_training_kept(run, tmp_path):
+    code, out, _ = run("report", "rm", "--output", str(tmp_path / "page.html"), "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert result["evaluation"] is None
+    assert "without an interval" in result["verdict"]
+
+
+def test_report_takes_artifacts_and_known_results_only(run, tmp_path):
+    code, _, err = run("report", "lm", "--output", str(tmp_path / "page.html"))
+    assert code == 2
+    assert "is no artifact" in err
+    (tmp_path / "other.json").write_text('{"x": 1}')
+    code, _, err = run("report", "rm", "--with", str(tmp_path / "other.json"), "--output", str(tmp_path / "page.html"))
+    assert code == 2
+    assert "no result that a page can show" in err
+    assert not (tmp_path / "page.html").exists()

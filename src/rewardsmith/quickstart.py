@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +16,8 @@ from rewardsmith.evaluation.evaluate import evaluate_rows
 from rewardsmith.evaluation.show import evaluation_table
 from rewardsmith.model.load import default_model
 from rewardsmith.progress import clock, say
-from rewardsmith.report.run_page import write_run_page
+from rewardsmith.report.known import read_artifact
+from rewardsmith.report.run_page import Known, write_run_page
 from rewardsmith.scoring import load_scorer, read_rewards, score_file
 from rewardsmith.training.config import TrainConfig
 from rewardsmith.training.loop import train
@@ -82,16 +82,18 @@ def quickstart(
         "seconds": round(time.monotonic() - started, 1),
         "page": str(folder / "report.html"),
     }
-    curve = [json.loads(line) for line in (folder / "rm" / "training_metrics.jsonl").read_text().splitlines()]
     write_run_page(
         folder / "report.html",
-        title="Quickstart: a small reward model",
-        meta=meta,
-        evaluation=evaluation,
-        curve=curve,
-        groups=held_out,
-        rewards=[reward_K.tolist() for reward_K in rewards],
-        example=example,
+        Known(
+            title="Quickstart: a small reward model",
+            meta=meta,
+            curve=read_artifact(folder / "rm").curve,
+            evaluation=evaluation,
+            groups=held_out,
+            rewards=[reward_K.tolist() for reward_K in rewards],
+            measured_on=[paths["heldout"].name],
+            example=example,
+        ),
     )
     if not quiet:
         say(f"page: {result['page']}")

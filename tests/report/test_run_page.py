@@ -16,10 +16,11 @@ from rewardsmith.data.schema import Group, Message, Preference
 from rewardsmith.errors import DataError
 from rewardsmith.evaluation.evaluate import evaluate_rows
 from rewardsmith.report import run_page as module
+from rewardsmith.report.run_calibration import MOST_BINS
 from rewardsmith.report.run_figures import margin_edges, smoothed, thinned
-from rewardsmith.report.run_page import MOST_SLICES, write_run_page
-from rewardsmith.report.run_pairs import MOST_RIGHT, MOST_WRONG, SHOWN_AT_ALL
-from rewardsmith.report.run_words import MOST_BINS, base_model
+from rewardsmith.report.run_page import MOST_SLICES, Known, write_run_page
+from rewardsmith.report.run_pairs import MOST_RIGHT, SHOWN_AT_ALL
+from rewardsmith.report.run_words import base_model
 from rewardsmith.report.verdict import Verdict, judge, length_rule, rows_of
 
 ATTACK = "<script>alert('x')</script>"
@@ -90,7 +91,7 @@ def real_figures() -> None:
 @pytest.fixture(autouse=True)
 def stand_ins(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "real_figures" not in request.fixturenames:
-        names = ("loss", "accuracy", "margins", "reliability")
+        names = ("loss", "accuracy", "margins", "reliability", "by_length")
         monkeypatch.setattr(module, "drawn", lambda *_: dict.fromkeys(names, "<svg></svg>"))
 
 
@@ -139,7 +140,7 @@ def page(groups: list[Group] | None = None, rewards: list[list[float]] | None = 
     }
     if "evaluation" not in changed:
         given["evaluation"] = evaluate_rows(groups, rewards, draws=100)
-    return module.run_page(groups=groups, rewards=rewards, **(given | changed))
+    return module.run_page(module.Known(groups=groups, rewards=rewards, **(given | changed)))
 
 
 # Words and numbers ----------------------------------------------------------------------------------
@@ -239,7 +240,7 @@ def test_texts_are_escaped(real_figures: None) -> None:
     meta = META | {"base_model": ATTACK, "config": {"model": ATTACK}, "data": {"left_out": [{"reason": ATTACK}]}}
     example = {"prompt": ATTACK, "answers": [{"text": ATTACK, "reward": None}, {"text": ATTACK, "reward": 1.0}]}
     html = page([group], [[0.0, 1.0]], title=ATTACK, meta=meta, example=example)
-    assert "<script" not in html.lower()
+    assert html.lower().count("<script") == 1, "our own"
     assert html.count("&lt;script&gt;") > 15
     parsed = Page(html)
     assert parsed.open == []
@@ -248,7 +249,7 @@ def test_texts_are_escaped(real_figures: None) -> None:
 
 def test_page_needs_nothing_from_outside(real_figures: None) -> None:
     html = page()
-    assert not re.search(r"https?:|@import|<script|<link|<iframe|<img", html, flags=re.I)
+    assert not re.search(r"https?:|@import|<link|<iframe|<img", html, flags=re.I)
     parsed = Page(html)
     assert parsed.open == []
     for tag, attrs in parsed.tags:
@@ -263,10 +264,10 @@ def test_figures_carry_titles_and_labels(real_figures: None) -> None:
     pictures = [attrs for tag, attrs in parsed.tags if tag == "svg"]
     groups, rewards = CASES["good"]
     slices = [row["slice"] for row in evaluate_rows(groups, rewards, draws=20)["slices"]]
-    assert len(pictures) == 4 + 3 + len(slices), "four plots, three dots of the headline, the slices"
+    assert len(pictures) == 5 + 5 + len(slices), "five plots, five dots about length, the slices"
     assert all(attrs.get("role") == "img" and attrs.get("aria-label") for attrs in pictures)
     figures = re.findall(r"<figure.*?</figure>", html, flags=re.S)
-    assert len(figures) == 4 + len({name.partition("=")[0] for name in slices})
+    assert len(figures) == 6 + len({name.partition("=")[0] for name in slices})
     assert all(re.search(r"<h3>.+?</h3>", figure) for figure in figures)
     for label in ("step", "reward of chosen minus reward of rejected", "how often it is right", "50%, a coin"):
         assert label in parsed.text
@@ -341,13 +342,13 @@ def test_ties_empty_answers_and_rewards_that_are_no_number() -> None:
 def test_most_wrong_and_most_right() -> None:
     groups, rewards = CASES["chance"]
     html = page(groups, rewards)
-    articles = re.findall(r"<article.*?</article>", html, flags=re.S)
-    assert len(articles) == MOST_WRONG + MOST_RIGHT
-    margins = [float(m.replace("−", "-")) for m in re.findall(r"rejected: <b[^>]*>(\S+?)</b>", html)]
-    assert margins[:MOST_WRONG] == sorted(margins[:MOST_WRONG])
-    assert margins[MOST_WRONG:] == sorted(margins[MOST_WRONG:], reverse=True)
-    assert margins[0] == pytest.approx(-(0.5 + 59 / N), abs=1e-3)
-    assert f"{MOST_WRONG} of 30 prompts with a wrong pair" in html
+    sizes = [float(size) for size in re.findall(r'data-size="([^"]+)"', html)]
+    assert len(sizes) == 30
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == pytest.approx(0.5 + 58 / N) or sizes[0] == pytest.approx(0.5 + 59 / N)
+    right = re.findall(r"<article.*?</article>", html, flags=re.S)
+    assert len(right) == MOST_RIGHT
+    assert html.count(' beyond"') == 5, "the rest after 25 is not printed"
 
 
 def test_one_pair_of_each_prompt() -> None:
@@ -357,7 +358,7 @@ def test_one_pair_of_each_prompt() -> None:
         preferences=(Preference(chosen=0, rejected=1), Preference(chosen=0, rejected=2)),
     )
     html = page([group], [[0.0, 1.0, 2.0]])
-    assert html.count("<article") == 1
+    assert html.count("<tbody role") == 1
     assert "−2.000" in html
 
 
@@ -430,11 +431,11 @@ def test_base_model_names(name: str | None, shown: str) -> None:
 
 def test_written_whole_or_not_at_all(tmp_path: Path) -> None:
     groups, rewards = CASES["good"]
-    given: dict[str, Any] = {"title": "t\ud800", "meta": META, "evaluation": {}, "curve": []}
+    known = Known(title="t\ud800", meta=META, evaluation={}, groups=groups, rewards=rewards)
     path = tmp_path / "new" / "report.html"
-    write_run_page(path, groups=groups, rewards=rewards, **given)
+    write_run_page(path, known)
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
-        write_run_page(tmp_path / "file" / "report.html", groups=groups, rewards=rewards, **given)
+        write_run_page(tmp_path / "file" / "report.html", known)

@@ -171,6 +171,7 @@ def inline(svg: str, name: str, description: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'\s(?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", svg.split(">", 1)[0]) + svg[svg.index(">") :]
     svg = svg.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)
+    svg = svg.replace(">", f"><title>{description}</title>", 1)
     svg = svg.replace('xlink:href="#', 'href="#')
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(url\(|href=")#', rf"\1#{name}-", svg)

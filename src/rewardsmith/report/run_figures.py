@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_POINTS = 600  # of a curve: more make the file large and the line no clearer
+MOST_DOTS = 400  # of a scatter: each is a part of the file
 SMOOTHED_OVER = 16  # the smoothed line looks one part in this many of the run to either side
 HALF = 0.5
 
@@ -109,17 +110,20 @@ def margin_histogram(margins: Sequence[float] | Floats) -> str:
 
 
 @styled
-def reliability(bins: Sequence[tuple[float, Interval, int]]) -> str:
-    """(mean stated probability, share right, pairs) per bin against the diagonal. "" without a bin."""
+def reliability(bins: Sequence[tuple[float, Interval, int]], after: Sequence[tuple[float, Interval, int]] = ()) -> str:
+    """(mean stated probability, share right, pairs) per bin against the diagonal. "" without a bin.
+
+    after  the same with the stored temperature, where there is one
+    """
     if not bins:
         return ""
     figure, axes = new_figure(height=3.1)
     axes.plot([HALF, 1], [HALF, 1], color=INK, alpha=0.6, linewidth=1.2, linestyle="--", label="as sure as it is right")
-    for stated, share, _ in bins:
-        if share.low is not None and share.high is not None:
-            axes.plot([stated, stated], [share.low, share.high], color=CHOSEN, linewidth=1.6, alpha=0.6)
-    points = [(stated, share.value) for stated, share, _ in bins if share.value is not None]
-    axes.plot(*zip(*points), "o-", color=CHOSEN, markersize=6, linewidth=1, markeredgewidth=0, label="this model")
+    if after:
+        draw_bins(axes, bins, REJECTED, "D:", "as it is")
+        draw_bins(axes, after, CHOSEN, "o-", "with temperature")
+    else:
+        draw_bins(axes, bins, CHOSEN, "o-", "this model")
     axes.legend(loc="lower right")
     axes.set_xlim(0.49, 1.01)
     axes.set_ylim(0, 1.04)
@@ -131,6 +135,47 @@ def reliability(bins: Sequence[tuple[float, Interval, int]]) -> str:
     axes.spines["left"].set_visible(False)
     text = f"Reliability plot of {len(bins)} groups of pairs: stated probability against share right"
     return finish(figure, axes, "reliability", text, counts=False)
+
+
+def draw_bins(axes: Axes, bins: Sequence[tuple[float, Interval, int]], colour: str, line: str, label: str) -> None:
+    for stated, share, _ in bins:
+        if share.low is not None and share.high is not None:
+            axes.plot([stated, stated], [share.low, share.high], color=colour, linewidth=1.6, alpha=0.5)
+    points = [(stated, share.value) for stated, share, _ in bins if share.value is not None]
+    axes.plot(*zip(*points), line, color=colour, markersize=5.5, linewidth=1, markeredgewidth=0, label=label)
+
+
+@styled
+def rewards_by_length(ratio_R: Floats, gap_R: Floats) -> str:
+    """Reward against length, each answer among those to its prompt, with the medians of its bins. "" without one."""
+    if not len(ratio_R) or np.ptp(ratio_R) == 0:
+        return ""
+    figure, axes = new_figure(height=3.1)
+    shown = np.linspace(0, len(ratio_R) - 1, min(len(ratio_R), MOST_DOTS)).astype(int)
+    axes.axhline(0, color=INK, linewidth=0.8, alpha=0.6)
+    axes.plot(ratio_R[shown], gap_R[shown], "o", color=FAINT, markersize=3.4, markeredgewidth=0, alpha=0.75)
+    parts = np.array_split(np.argsort(ratio_R, kind="stable"), max(1, min(8, len(ratio_R) // 12)))
+    medians = [(float(np.median(ratio_R[part])), float(np.median(gap_R[part]))) for part in parts]
+    axes.plot(*zip(*medians), "o-", color=CHOSEN, markersize=5.5, linewidth=2, markeredgewidth=0, label="median")
+    axes.set_xscale("log", base=2)
+    low, high = np.quantile(ratio_R, [0.005, 0.995])
+    axes.set_xlim(low / 1.1, high * 1.1)
+    times_axis(axes)
+    axes.set_xlabel("length over its prompt's mean length")
+    axes.set_ylabel("reward minus its prompt's mean")
+    axes.grid(color=FAINT, linewidth=0.6, alpha=0.5)
+    axes.spines["left"].set_visible(False)
+    axes.legend(loc="upper right")
+    text = f"Rewards of {len(ratio_R)} answers against their lengths, both within their prompt"
+    return finish(figure, axes, "by-length", text, counts=False)
+
+
+def times_axis(axes: Axes) -> None:
+    """1/4, 1/2, 1, 2, ... in place of powers."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"×{x:g}" if x >= 1 else f"×1/{1 / x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def series(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[Floats, Floats]:

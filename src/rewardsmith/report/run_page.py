@@ -1,15 +1,19 @@
-"""The page of a trained model: one HTML file that opens from disk, without network or script.
+"""The page of a trained model: one HTML file that opens from disk, without network; it is whole without script too.
 
 Prompts, answers, notes, tags and names come from files that nobody vouches for: the template escapes all of them,
-and only our own figures are put in as markup. Whatever is missing (no held-out data, no curve, no interval) is
-said to be missing; it never stops the page.
+only our own figures and sections are put in as markup, and the one script is fixed text, named by its hash in the
+page's security policy. Whatever is missing (no held-out data, no curve, no interval) is said to be missing; it never
+stops the page.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +22,19 @@ import numpy as np
 from rewardsmith.data.schema import TIE, Group
 from rewardsmith.evaluation.evaluate import PairRows
 from rewardsmith.report import run_figures, run_words
+from rewardsmith.report.outlook import Outlook, outlook
 from rewardsmith.report.page import counted, percent, render, signed, span, write_text
-from rewardsmith.report.run_pairs import example_view, extreme_pairs
-from rewardsmith.report.verdict import LengthRule, decided_pairs, judge, length_rule, rows_of, value_of
-from rewardsmith.statistics import Floats, Interval
+from rewardsmith.report.run_calibration import Calibration, calibration_of
+from rewardsmith.report.run_length import against_prompt_mean, by_longer_side, length_gap
+from rewardsmith.report.run_pairs import PRINTED, example_view, extreme_pairs
+from rewardsmith.report.section import Section
+from rewardsmith.report.sections import sections
+from rewardsmith.report.verdict import LengthRule, Verdict, decided_pairs, judge, length_rule, rows_of, value_of
+from rewardsmith.statistics import Floats
 
 MOST_SLICES = 40
 MOST_LEFT_OUT = 200  # rows in the table; the rest is counted
+LEAST = 1e-3  # of a temperature, where words need a number: below it everything is stated as certain
 
 
 @dataclass(frozen=True)
@@ -61,78 +71,135 @@ class Dot:
         return self.why if self.value is None else f"{self.text}, {self.why or '95% interval ' + self.range}"
 
 
-def write_run_page(
-    path: str | Path,
-    *,
-    title: str,
-    meta: dict[str, Any],
-    evaluation: dict[str, Any],
-    curve: list[dict[str, Any]],
-    groups: Sequence[Group],
-    rewards: Sequence[Sequence[float]],
-    example: dict[str, Any] | None = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """All that is known of one model: what its page and its card are made from."""
+
+    title: str
+    meta: Mapping[str, Any]
+    """The artifact's metadata (reward_model.json)."""
+    curve: Sequence[Mapping[str, Any]] = ()
+    """The lines of training_metrics.jsonl."""
+    evaluation: Mapping[str, Any]
+    """What `evaluate_rows` returned for `groups`, or {} where nothing was scored."""
+    groups: Sequence[Group] = ()
+    rewards: Sequence[Sequence[float]] = ()
+    """One reward per response of each group."""
+    measured_on: Sequence[str] = ()
+    """Names of the files that `groups` came from."""
+    trained_on: Sequence[str] = ()
+    """Those of them that the model was trained on."""
+    example: Mapping[str, Any] | None = None
+    """{"prompt": text, "answers": [{"text", "reward"}, ...]}"""
+    results: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    """(file name, JSON object) of other verbs' results."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What follows from it: rows, words and numbers, before any of it is drawn."""
+
+    groups: list[Group]
+    rewards: list[Floats]
+    not_finite: int
+    rows: PairRows
+    rule: LengthRule | None
+    calibration: Calibration
+    verdict: Verdict
+    outlook: Outlook
+    sections: list[Section]
+
+    @property
+    def temperature(self) -> float:
+        """The divisor of reward gaps, 1 where none is stored."""
+        return 1.0 if self.calibration.temperature is None else max(self.calibration.temperature, LEAST)
+
+
+def findings(known: Known) -> Findings:
+    """Raises DataError for a result of another verb that no section knows."""
+    groups, rewards, not_finite = finite_groups(known.groups, known.rewards)
+    rows = rows_of(groups, rewards)
+    rule = length_rule(known.evaluation, rows)
+    calibration = calibration_of(rows, known.meta)
+    in_training = (known.meta.get("metrics") or {}).get("held_out")
+    further = sections(known.results)
+    found = outlook(
+        known.evaluation,
+        rule,
+        temperature=calibration.temperature,
+        overconfidence=calibration.overconfidence,
+        length_gap=length_gap(rows),
+    )
+    return Findings(
+        groups,
+        rewards,
+        not_finite,
+        rows,
+        rule,
+        calibration,
+        judge(known.evaluation, rule, trained_on=known.trained_on, in_training=in_training),
+        with_sections(found, further),
+        further,
+    )
+
+
+def with_sections(found: Outlook, further: Sequence[Section]) -> Outlook:
+    """What the sections add goes first: a planted or found bias matters more than a slice."""
+    weak, steps = (tuple(line for s in further for line in getattr(s, name)) for name in ("weak", "next_steps"))
+    return Outlook(found.good, weak + found.weak, steps + found.next_steps)
+
+
+def write_run_page(path: str | Path, known: Known) -> None:
     """Write the page of one model. The file appears whole or not at all.
 
-    meta        the artifact's metadata (reward_model.json)
-    evaluation  what `evaluate_rows` returned for `groups`, or {} where nothing was held out
-    curve       the lines of training_metrics.jsonl
-    rewards     one reward per response of each group
-    example     {"prompt": text, "answers": [{"text", "reward"}, ...]}
-
-    Raises DataError where the file cannot be written.
+    Raises DataError where the file cannot be written, or a result is of no kind that a section knows.
     """
-    page = run_page(
-        title=title, meta=meta, evaluation=evaluation, curve=curve, groups=groups, rewards=rewards, example=example
-    )
-    write_text(Path(path), page)
+    write_text(Path(path), run_page(known))
 
 
-def run_page(
-    *,
-    title: str,
-    meta: Mapping[str, Any],
-    evaluation: Mapping[str, Any],
-    curve: Sequence[Mapping[str, Any]],
-    groups: Sequence[Group],
-    rewards: Sequence[Sequence[float]],
-    example: Mapping[str, Any] | None = None,
-) -> str:
+def run_page(known: Known, found: Findings | None = None) -> str:
     """The page as HTML."""
     from markupsafe import Markup
 
-    scored, arrays, not_finite = finite_groups(groups, rewards)
-    rows = rows_of(scored, arrays)
-    rule = length_rule(evaluation, rows)
-    bins = run_words.reliability_bins(rows)
-    wrong, right, n_wrong = extreme_pairs(scored, arrays)
-    figures = drawn(meta, curve, rows, bins)
+    found = found or findings(known)
+    meta, evaluation = known.meta, known.evaluation
+    wrong, right, n_wrong = extreme_pairs(found.groups, found.rewards, found.temperature)
+    figures = drawn(known, found)
+    script = files("rewardsmith.report").joinpath("templates", "run.js").read_text(encoding="utf-8")
+    left_out = run_words.left_out(meta)
     return render(
         "run.html",
-        title=title,
-        verdict=judge(evaluation, rule),
-        about=run_words.about(meta, evaluation),
-        facts=headline(evaluation, rule),
-        headline_dots=headline_dots(evaluation),
+        title=known.title,
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        verdict=found.verdict,
+        outlook=found.outlook,
+        one_states=percent(1 / (1 + math.exp(-1 / found.temperature))),
+        about=run_words.about(meta, evaluation, known.measured_on),
+        facts=headline(evaluation, found.rule),
+        length_dots=length_dots(evaluation, found.rows),
         figures={name: Markup(svg) for name, svg in figures.items()},
-        curve_notes=run_words.curve_notes(meta, curve),
+        curve_notes=run_words.curve_notes(meta, known.curve),
         slices=slice_tables(evaluation),
         slices_beyond=max(0, len(evaluation.get("slices") or []) - MOST_SLICES),
-        margin_note=run_words.margin_note(rows),
-        calibration_note=run_words.calibration_note(rows, evaluation),
-        n_bins=len(bins),
-        example=example_view(example),
+        margin_note=run_words.margin_note(found.rows),
+        calibration=found.calibration,
+        n_bins=len(found.calibration.bins),
+        example=example_view(known.example, found.temperature),
         wrong=wrong,
+        printed=PRINTED,
         right=right,
         n_wrong=n_wrong,
-        measured=run_words.measured(evaluation, not_finite),
+        sections=[(s.anchor, s.heading, Markup(s.body)) for s in found.sections],
+        measured=run_words.measured(evaluation, found.not_finite),
         machine=run_words.machine(meta),
         parity=run_words.parity(meta),
         files=run_words.data_files(meta),
         losses_of_data=run_words.cut_and_dropped(meta),
+        dropped_now=(evaluation.get("dropped") or [])[:MOST_LEFT_OUT],
         as_they_are=(meta.get("normalisation") or {}).get("applied") == "none",
-        left_out=run_words.left_out(meta)[:MOST_LEFT_OUT],
-        left_out_beyond=max(0, len(run_words.left_out(meta)) - MOST_LEFT_OUT),
+        left_out=left_out[:MOST_LEFT_OUT],
+        left_out_beyond=max(0, len(left_out) - MOST_LEFT_OUT),
         config=run_words.as_json(meta.get("config")),
         contract=run_words.as_json({key: meta[key] for key in ("render", "pooling", "path", "dtype") if key in meta}),
     )
@@ -173,7 +240,7 @@ def headline_dots(evaluation: Mapping[str, Any]) -> list[Dot]:
     behind += [counted(prompts, "prompt")] if prompts is not None else []
     ties = (evaluation.get("length_baseline") or {}).get("ties")
     return [
-        dot("Held-out accuracy", evaluation["accuracy"], ", ".join(behind)),
+        dot("Accuracy", evaluation["accuracy"], ", ".join(behind)),
         dot(
             "Longer answer wins",
             evaluation.get("length_baseline") or {},
@@ -182,6 +249,13 @@ def headline_dots(evaluation: Mapping[str, Any]) -> list[Dot]:
         ),
         dot("Accuracy, similar lengths", matched, counted(matched.get("n") or 0, "pair") + ", within 10%"),
     ]
+
+
+def length_dots(evaluation: Mapping[str, Any], rows: PairRows) -> list[Dot]:
+    """The headline, and the accuracy where the better answer is longer and where it is shorter."""
+    dots = headline_dots(evaluation)
+    sides = by_longer_side(rows) if dots else []
+    return dots + [dot(name, share.to_json(), counted(n, "pair")) for name, share, n in sides]
 
 
 def dot(name: str, figure: Mapping[str, Any], n: str, *, baseline: bool = False) -> Dot:
@@ -203,18 +277,15 @@ def slice_tables(evaluation: Mapping[str, Any]) -> list[tuple[str, list[Dot]]]:
     return sorted(tables.items(), key=lambda item: (len(item[1]), item[0]))
 
 
-def drawn(
-    meta: Mapping[str, Any],
-    curve: Sequence[Mapping[str, Any]],
-    rows: PairRows,
-    bins: Sequence[tuple[float, Interval, int]],
-) -> dict[str, str]:
+def drawn(known: Known, found: Findings) -> dict[str, str]:
     """The figures by name; "" where there is nothing to draw."""
-    kept = (meta.get("metrics") or {}).get("kept_step")
-    decided = rows.where(rows.probability_P != TIE)
+    kept = (known.meta.get("metrics") or {}).get("kept_step")
+    decided = found.rows.where(found.rows.probability_P != TIE)
+    guess = math.log(2) if run_words.plain_loss(known.meta) else None
     return {
-        "loss": run_figures.curve(curve, "loss", kept=kept, guess=math.log(2) if run_words.plain_loss(meta) else None),
-        "accuracy": run_figures.curve(curve, "accuracy", kept=kept, guess=0.5),
+        "loss": run_figures.curve(known.curve, "loss", kept=kept, guess=guess),
+        "accuracy": run_figures.curve(known.curve, "accuracy", kept=kept, guess=0.5),
         "margins": run_figures.margin_histogram(decided.margin_P),
-        "reliability": run_figures.reliability(bins),
+        "reliability": run_figures.reliability(found.calibration.bins, found.calibration.after),
+        "by_length": run_figures.rewards_by_length(*against_prompt_mean(found.groups, found.rewards)),
     }

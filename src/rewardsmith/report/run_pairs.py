@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rewardsmith.data.schema import Group, Messages, Preference
-from rewardsmith.report.page import finite, percent, reward, short_place
+from rewardsmith.data.schema import Group, Messages, Preference, text_of
+from rewardsmith.report.page import finite, minus, percent, reward, short_place
 from rewardsmith.statistics import Floats
 
-MOST_WRONG, MOST_RIGHT = 10, 5
+MOST_WRONG, MOST_RIGHT = 100, 5
+PRINTED = 25  # of the most wrong, where no search chose others: paper is not searched
+OPENING = 180  # characters of a prompt in its line of the table
 SHOWN_AT_ONCE = 700  # characters of a text before it folds
 SHOWN_AT_ALL = 20_000
 
@@ -27,8 +29,8 @@ class Excerpt:
     beyond: int = 0
 
 
-def example_view(example: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The example with its answers from best to worst, and what the difference means."""
+def example_view(example: Mapping[str, Any] | None, temperature: float = 1.0) -> dict[str, Any] | None:
+    """The example with its answers from best to worst, and what the difference means at a temperature."""
     if not example or not example.get("answers"):
         return None
     found = [(finite(answer.get("reward")), str(answer.get("text", ""))) for answer in example["answers"]]
@@ -38,23 +40,24 @@ def example_view(example: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {
         "prompt": excerpt("", str(example.get("prompt", ""))),
         "answers": [{"text": excerpt("", text), "reward": reward(value)} for value, text in found],
-        "note": gap_words(gap),
+        "note": gap_words(gap, temperature),
         "decided": bool(gap),
     }
 
 
-def gap_words(gap: float | None) -> str:
+def gap_words(gap: float | None, temperature: float = 1.0) -> str:
     """What a difference of rewards between answers 1 and 2 states. "" where one of them has none."""
     if gap is None:
         return ""
     if gap == 0:
         return "Both answers get the same reward."
     size = reward(gap).lstrip("+")
-    return f"A difference of {size}: the model states a chance of {stated(gap)} that answer 1 is the better one."
+    chance = stated(gap / temperature)
+    return f"A difference of {size}: the model states a chance of {chance} that answer 1 is the better one."
 
 
 def extreme_pairs(
-    groups: Sequence[Group], rewards: Sequence[Floats]
+    groups: Sequence[Group], rewards: Sequence[Floats], temperature: float = 1.0
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:
     """(most wrong, most right) pairs, at most one of each prompt, and how many prompts have a wrong pair."""
     found = [
@@ -67,8 +70,8 @@ def extreme_pairs(
     wrong = one_per_prompt(item for item in found if item[0] <= 0)
     right = one_per_prompt(item for item in reversed(found) if item[0] > 0)
     return (
-        [pair_view(*item) for item in wrong[:MOST_WRONG]],
-        [pair_view(*item) for item in right[:MOST_RIGHT]],
+        [pair_view(*item, temperature) for item in wrong[:MOST_WRONG]],
+        [pair_view(*item, temperature) for item in right[:MOST_RIGHT]],
         len(wrong),
     )
 
@@ -84,14 +87,20 @@ def one_per_prompt(found: Iterable[Scored]) -> list[Scored]:
     return list(first.values())
 
 
-def pair_view(margin: float, group: Group, preference: Preference, rewards_K: Floats) -> dict[str, Any]:
+def pair_view(
+    margin: float, group: Group, preference: Preference, rewards_K: Floats, temperature: float = 1.0
+) -> dict[str, Any]:
     """A pair as the template shows it."""
     label = [f"{percent(preference.probability)} preferred it"] if preference.probability < 1 else []
+    lengths = [len(text_of(group.responses[side])) for side in (preference.chosen, preference.rejected)]
     return {
         "margin": reward(margin),
-        "stated": percent(1 / (1 + math.exp(min(margin, 500.0))))
-        if margin <= 0
-        else percent(1 / (1 + math.exp(-margin))),
+        "size": abs(margin),
+        "equal": margin == 0,
+        "stated": stated(margin / temperature),
+        "opening": opening(group),
+        "longer": lengths[0] - lengths[1],
+        "longer_words": minus(f"{lengths[0] - lengths[1]:+,}"),
         "prompt": turns(group.prompt[-1:]),
         "earlier": turns(group.prompt[:-1]),
         "sides": [
@@ -102,6 +111,12 @@ def pair_view(margin: float, group: Group, preference: Preference, rewards_K: Fl
         "tags": [f"{tag}: {value}" for tag, value in group.tags.items()],
         "place": short_place(group.source) if group.source else group.id,
     }
+
+
+def opening(group: Group) -> str:
+    """The last turn of the prompt in one line."""
+    text = " ".join(text_of(group.prompt[-1:]).split())
+    return text if len(text) <= OPENING else text[: OPENING - 1].rstrip() + "…"
 
 
 def side_view(side: str, group: Group, index: int, rewards_K: Floats, remarks: list[str]) -> dict[str, Any]:

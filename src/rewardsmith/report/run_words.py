@@ -15,24 +15,24 @@ from rewardsmith.data.schema import TIE
 from rewardsmith.evaluation.evaluate import PairRows
 from rewardsmith.progress import clock
 from rewardsmith.report import run_figures
-from rewardsmith.report.page import count, counted, decimal, finite, minus, percent, points, reward, short_place, small
-from rewardsmith.statistics import Floats, Interval, clustered_mean
+from rewardsmith.report.page import count, counted, decimal, finite, minus, percent, reward, short_place, small
 
 GGUF = "gguf:"  # as in model.load, whose import would bring torch along
-PAIRS_PER_BIN = 25  # of the reliability plot, at least
-MOST_BINS = 8
 
 # What it is -----------------------------------------------------------------------------------------
 
 
-def about(meta: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(heading, words): where the model comes from. Only what is known."""
+def about(
+    meta: Mapping[str, Any], evaluation: Mapping[str, Any], measured_on: Sequence[str] = ()
+) -> list[tuple[str, str]]:
+    """(heading, words): where the model comes from, and the names of what it was measured on. Only what is known."""
     training, config, data = (meta.get(key) or {} for key in ("training", "config", "data"))
     found = [
         ("Made from", base_model(meta.get("base_model"))),
         ("Trained on", side_words(data.get("train") or {}, training)),
         ("How", how_words(training, config)),
-        ("Held out", held_out_words(data.get("eval") or {}, evaluation, config)),
+        ("Members", members_words(meta)),
+        ("Measured on", measured_words(data.get("eval") or {}, evaluation, config, measured_on)),
     ]
     return [(heading, words) for heading, words in found if words]
 
@@ -81,11 +81,19 @@ def trained_part(config: Mapping[str, Any]) -> str:
     return "all weights" if config else ""
 
 
-def held_out_words(side: Mapping[str, Any], evaluation: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def members_words(meta: Mapping[str, Any]) -> str:
+    members = meta.get("members") or []
+    return f"{len(members)}, which share the lower layers; the reward is their mean" if members else ""
+
+
+def measured_words(
+    side: Mapping[str, Any], evaluation: Mapping[str, Any], config: Mapping[str, Any], names: Sequence[str]
+) -> str:
+    """What the numbers come from; `names` are the files given now, `side` what training held out."""
     if not evaluation.get("n_pairs"):
-        return "nothing: see below what that means"
+        return "nothing here: see below what that means"
     prompts, pairs = evaluation.get("n_prompts"), evaluation["n_pairs"]
-    where = file_names(side)
+    where = file_names({"files": [{"path": name} for name in names]}) or file_names(side)
     share = config.get("eval_fraction")
     if not where and share:
         where = f"about {share:.0%} of the prompts in the same data"
@@ -147,51 +155,6 @@ def margin_note(rows: PairRows) -> str:
     )
 
 
-def calibration_note(rows: PairRows, evaluation: Mapping[str, Any]) -> str:
-    """Whether the model's probabilities may be believed."""
-    if not len(rows):
-        return ""
-    stated_P, right_P = stated_and_right(rows)
-    stated, gap = float(stated_P.mean()), clustered_mean(stated_P - right_P, rows.prompt_P)
-    words = f"For the answer it prefers the model states {percent(stated)} on average, and is right in "
-    words += percent(float(right_P.mean()))
-    if gap.low is None or gap.high is None or gap.value is None:
-        words += "."
-    elif gap.low > 0:
-        words += f": too sure of itself by {points(gap.value)}."
-    elif gap.high < 0:
-        words += f": less sure than it could be, by {points(gap.value)}."
-    else:
-        words += ", which agree within the noise."
-    ece = evaluation.get("ece")
-    if ece is not None:
-        words += f" Calibration error {ece:.3f}; noise alone makes it more than zero."
-    return words
-
-
-def reliability_bins(rows: PairRows) -> list[tuple[float, Interval, int]]:
-    """(mean stated probability, share right, pairs) over bins of equal size, by rising probability.
-
-    A pair is seen from the side that the model prefers, as in the calibration error of the evaluation.
-    """
-    n = len(rows)
-    if n == 0:
-        return []
-    stated_P, right_P = stated_and_right(rows)
-    order = np.argsort(stated_P, kind="stable")
-    n_bins = int(np.clip(n // PAIRS_PER_BIN, 1, MOST_BINS))
-    return [
-        (float(stated_P[part].mean()), clustered_mean(right_P[part], rows.prompt_P[part]), len(part))
-        for part in np.array_split(order, n_bins)
-    ]
-
-
-def stated_and_right(rows: PairRows) -> tuple[Floats, Floats]:
-    """The model's probability for the side it prefers, and the label's probability of that side."""
-    # exp(-|m|) cannot overflow.
-    return 1 / (1 + np.exp(-np.abs(rows.margin_P))), TIE + np.sign(rows.margin_P) * (rows.probability_P - TIE)
-
-
 # Numbers behind -------------------------------------------------------------------------------------
 
 
@@ -206,9 +169,6 @@ def measured(evaluation: Mapping[str, Any], not_finite: int) -> list[tuple[str, 
         ("groups without a preference", count(evaluation.get("n_groups_without_pairs"))),
         ("ties in the labels, not in the accuracy", count(evaluation.get("label_ties"))),
         ("equal rewards, counted as wrong", count(evaluation.get("score_ties"))),
-        ("log-loss per pair, nats (a coin: 0.693)", decimal(evaluation.get("nll"))),
-        ("Brier score (a coin: 0.250)", decimal(evaluation.get("brier"))),
-        ("calibration error", decimal(evaluation.get("ece"))),
         ("rank correlation of reward and length, within prompts", correlation_words(within)),
         ("the same over all answers", minus(decimal(correlation.get("pooled")))),
         ("lengths measured in", str(evaluation.get("length_unit") or "–")),
@@ -248,10 +208,6 @@ def machine(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("standard deviation of rewards", decimal(reference.get("std"))),
         ("measured on", reference_words(reference)),
         ("normalisation applied", str(normalisation.get("applied") or "–")),
-        (
-            "calibration",
-            "none" if "calibration" in meta and not meta["calibration"] else brief(meta.get("calibration")),
-        ),
         ("rewardsmith", str(meta.get("rewardsmith") or "–")),
     ]
     return [row for row in found if row[1] != "–"]
@@ -319,10 +275,6 @@ def cut_and_dropped(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def left_out(meta: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return list((meta.get("data") or {}).get("left_out") or [])
-
-
-def brief(value: Any) -> str:
-    return "–" if value is None else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def as_json(value: Any) -> str:

@@ -74,10 +74,42 @@ def lead_over_length(rows: PairRows, prefers: Literal["longer", "shorter"]) -> I
     return clustered_mean(right_P - rule_P, decided.prompt_P)
 
 
-def judge(evaluation: Mapping[str, Any], rule: LengthRule | None) -> Verdict:
-    """What the held-out numbers say."""
+def judge(
+    evaluation: Mapping[str, Any],
+    rule: LengthRule | None,
+    *,
+    trained_on: Sequence[str] = (),
+    in_training: Mapping[str, Any] | None = None,
+) -> Verdict:
+    """What the held-out numbers say.
+
+    trained_on   names of evaluated files that are training files
+    in_training  the held-out metrics of the training run, for where nothing else was measured
+    """
+    found = judge_numbers(evaluation, rule, in_training or {})
+    if not trained_on:
+        return found
+    warning = (
+        f"{', '.join(trained_on)}: the model was trained on this very file. What follows says how well it remembers, "
+        "not how good it is on other pairs."
+    )
+    return Verdict("Measured on its own training pairs", "bad", (warning, *found.sentences))
+
+
+def judge_numbers(evaluation: Mapping[str, Any], rule: LengthRule | None, in_training: Mapping[str, Any]) -> Verdict:
+    """The verdict where the pairs are other than those of training."""
     figure = evaluation.get("accuracy") or {}
     value, low, high = (figure.get(key) for key in ("value", "low", "high"))
+    if value is None and in_training.get("accuracy") is not None:
+        return Verdict(
+            f"Right in {percent(in_training['accuracy'])} of held-out pairs, without an interval",
+            "doubt",
+            (
+                f"Training measured that on {counted(in_training.get('n_pairs') or 0, 'pair')} and kept no pairs, so "
+                "there is no interval, no length baseline and no slice. The weights may have been chosen by the same "
+                "number, which makes it a little too high.",
+            ),
+        )
     if value is None:
         return Verdict(
             "Not measured on held-out data",
