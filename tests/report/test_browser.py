@@ -157,7 +157,8 @@ def test_all_of_it_by_keyboard(browser: Any, page_file: Path) -> None:
     view.locator("#find").focus()
     view.keyboard.type("dogs")
     assert len(shown(view)) == 10
-    fold = view.locator("tbody.pair:visible details:not([open]) > summary").first
+    # A handle: the locator would look anew after the fold is open, and find the next one.
+    fold = view.locator("tbody.pair:visible details:not([open]) > summary").first.element_handle()
     fold.focus()
     view.keyboard.press("Enter")
     assert fold.evaluate("summary => summary.parentElement.open")
