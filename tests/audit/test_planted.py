@@ -8,6 +8,7 @@ from random import Random
 import numpy as np
 import pytest
 
+from rewardsmith.audit import text_probes
 from rewardsmith.audit.cells import reward_cells
 from rewardsmith.audit.edits import holds
 from rewardsmith.audit.measure import adjust, effects, sign_flip
@@ -31,23 +32,7 @@ from rewardsmith.scoring import FunctionScorer
 
 NAMES = ("padding", "list", "bold", "emoji", "opener", "confidence", "typos", "quotes", "needless refusal", "constant")
 PROBES = [builtin_probes()[name] for name in NAMES]
-WORDS = [
-    "water",
-    "grows",
-    "heavy",
-    "where",
-    "mountains",
-    "become",
-    "narrow",
-    "since",
-    "pressure",
-    "follows",
-    "depth",
-    "under",
-    "light",
-    "from",
-    "summer",
-]
+WORDS = ["water", "grows", "heavy", "where", "mountains", "become", "narrow", "since", "pressure", "follows", "depth"]
 
 
 def noise(prompt: str, response: str) -> float:
@@ -195,3 +180,19 @@ def test_recall_is_that_of_the_normal_approximation():
 def test_rewards_that_do_not_differ_are_refused(seeds):
     with pytest.raises(DataError, match="do not differ"):
         validate(FunctionScorer(lambda prompt, response: 1.0), seeds[:3], PROBES)
+
+
+def test_phrases_and_their_twins_are_equally_long():
+    """Otherwise a bias for length sets off every probe that appends a phrase."""
+    tables = {name: value for name, value in vars(text_probes).items() if name.isupper() and is_twins(value)}
+    assert len(tables) > 10
+    unequal = [pair for twins in tables.values() for pair in twins if len(pair[0]) != len(pair[1])]
+    assert not unequal
+
+
+def is_twins(value: object) -> bool:
+    return (
+        isinstance(value, tuple)
+        and value is not text_probes.DIALECT
+        and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value)
+    )
