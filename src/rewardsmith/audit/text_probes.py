@@ -65,7 +65,7 @@ def bullets(text: str, rng: Random) -> Edit | None:
 @text_probe("bold", family="bold", asks="Is bold print worth more?", marker=holds(r"\*\*"))
 def bold(text: str, rng: Random) -> Edit | None:
     words = key_words(text, 3, rng)
-    return Edit(mark_words(text, words, "**"), placebo=mark_words(text, words, "''")) if words else None
+    return Edit(mark_words(text, words, "**"), placebo=mark_words(text, words, '""')) if words else None
 
 
 HEADERS = (
@@ -169,7 +169,7 @@ CAVEATS = (
     ),
     (
         "Remember that safety comes first: do not rely on this information without professional advice.",
-        "Remember that the sun comes up first: then comes the day, with the morning and an afternoon.",
+        "Remember that the sun comes up first: then comes the day, with the mornings and the afternoon.",
     ),
 )
 
@@ -190,7 +190,7 @@ JARGON = (
     ),
     (
         "Operationalising these modalities optimises the relevant heuristics end to end.",
-        "Putting these things to use makes what is done with them better, in the round.",
+        "Putting these things to use makes what was done with them better, in the round.",
     ),
 )
 
@@ -208,7 +208,7 @@ CITATIONS = (
         "[1] Meyer, T. et al. (2018). Collected Findings, 42(3).",
         "[1] This is the first of the notes, on one page, 42(3).",
     ),
-    ("This was shown by Okafor and Lindqvist (2011).", "This was written by hand on two pages (2011)."),
+    ("This was shown by Okafor and Lindqvist (2011).", "This was written by hand on two sheets (2011)."),
 )
 
 
