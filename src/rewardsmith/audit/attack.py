@@ -281,8 +281,9 @@ def attack_table(result: Mapping[str, Any]) -> str:
         lines.append(f"  {' + '.join(row['edits']):<44} passes {row['wins']} of {result['n_attacked']}")
     if (hack := result["cheapest"]) is not None:
         lines += [
-            f"cheapest: {' + '.join(hack['edits'])} ({hack['added']:+d} characters), reward {hack['reward_wrong']:+.3f} -> "
-            f"{hack['reward_hacked']:+.3f}; the right answer has {hack['reward_right']:+.3f}",
+            f"cheapest: {' + '.join(hack['edits'])} ({hack['added']:+d} characters), reward "
+            f"{hack['reward_wrong']:+.3f} -> {hack['reward_hacked']:+.3f}; the right answer has "
+            f"{hack['reward_right']:+.3f}",
             f"  prompt  {hack['prompt']}",
             f"  before  {hack['wrong']}",
             f"  after   {hack['hacked']}",

@@ -208,7 +208,8 @@ def explanation_text(rows: Sequence[dict[str, Any]], most: int = 5) -> str:
     """For the terminal: of each response, the units that raise and lower its reward most."""
     lines = []
     for row in rows:
-        lines.append(f"response {row['response']}: reward {row['reward']:+.3f}, by {row['by']}")
+        name = row.get("label") or f"response {row['response']}"
+        lines.append(f"{name}: reward {row['reward']:+.3f}, by {row['by']}")
         known = sorted((u for u in row["units"] if u["value"] is not None), key=lambda u: -u["value"])
         for label, units in (("raises", known[:most]), ("lowers", known[::-1][:most])):
             kept = [u for u in units if (u["value"] > 0) == (label == "raises") and u["value"] != 0]
