@@ -23,7 +23,7 @@ import numpy as np
 from rewardsmith.audit.probes import Cell, Edit, Probe, TextEdit
 from rewardsmith.audit.run import builtin_probes
 from rewardsmith.audit.seeds import Seed
-from rewardsmith.audit.tokens import answer_tokens, reward_and_gradient
+from rewardsmith.audit.tokens import answer_tokens, embedding_table, reward_and_gradient
 from rewardsmith.data.schema import Group, Message, text_of
 from rewardsmith.errors import DataError
 from rewardsmith.scoring import ModelScorer, Scorer
@@ -121,11 +121,15 @@ def _begun(scorer: Scorer, seeds: Sequence[Seed]) -> tuple[list[Search], int, li
     able = [seed for seed in seeds if seed.has("right", "wrong")]
     problems: list[str] = []
     pairs = _scored(scorer, able, [[Trial((), s["right"]), Trial((), s["wrong"])] for s in able], problems)
-    known = [(seed, *pair) for seed, pair in zip(able, pairs, strict=True) if all(np.isfinite(t.reward) for t in pair)]
+    known = [
+        (seed, right.reward, wrong)
+        for seed, (right, wrong) in zip(able, pairs, strict=True)
+        if np.isfinite([right.reward, wrong.reward]).all()
+    ]
     searches = [
-        Search(seed, right.reward, wrong, beam=[wrong], seen={wrong.text})
+        Search(seed, right, wrong, beam=[wrong], seen={wrong.text})
         for seed, right, wrong in known
-        if wrong.reward < right.reward
+        if wrong.reward < right
     ]
     if not searches:
         raise DataError(
@@ -346,7 +350,7 @@ def _exchanges(scorer: ModelScorer, cell: Cell, suffix: str, n: int, rng: np.ran
     ids, spans, _ = answer_tokens(scorer, Group(prompt=cell.prompt, responses=(response,)), response)
     places = [t for t, span in enumerate(spans) if span is not None and span[0] >= len(cell.response.rstrip())]
     model, tokenizer = scorer.models[0], scorer.renderer.tokenizer
-    table_VH = model.trunk.get_input_embeddings().weight.detach()
+    table_VH = embedding_table(model)
     _, gradient_TH = reward_and_gradient(model, ids, table_VH[np.asarray(ids, dtype=np.int64)])
     # First order: exchanging token t for v changes the reward by (e_v - e_t) . gradient.
     guess_PV = (gradient_TH[places] @ table_VH.T).float().cpu().numpy()
@@ -359,7 +363,7 @@ def _exchanges(scorer: ModelScorer, cell: Cell, suffix: str, n: int, rng: np.ran
     for i in rng.permutation(len(pairs)).tolist():
         place, token = pairs[i]
         wanted = [*own[:place], token, *own[place + 1 :]]
-        text = tokenizer.decode(wanted)
+        text = str(tokenizer.decode(wanted))
         if text.strip() and tokenizer(text, add_special_tokens=False)["input_ids"] == wanted:
             found[text] = None
         if len(found) == n:

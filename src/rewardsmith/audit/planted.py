@@ -153,7 +153,7 @@ def plant(
     """The numbers of `validate`, from effects in within-prompt SD and each probe's marker on every probe's edits."""
     null_RQS, drawn_RS = null_effects(effect_QS, kinds, runs, seed)
     null_p_RQ = sign_flips(null_RQS)
-    testable_Q = np.isfinite(null_p_RQ).all(0)
+    testable_Q: np.ndarray = np.all(np.isfinite(null_p_RQ), axis=0)
     rows = []
     for p, probe in enumerate(probes):
         row: dict[str, Any] = {

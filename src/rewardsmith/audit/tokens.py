@@ -156,7 +156,7 @@ def _model_gradients(
     """(value of each token, reward, reward of the blank answer)."""
     import torch
 
-    table_VH = model.trunk.get_input_embeddings().weight.detach()
+    table_VH = embedding_table(model)
     blank_H = table_VH.float().mean(0).to(table_VH.dtype)
     own_TH = table_VH[torch.as_tensor(np.asarray(ids, dtype=np.int64), device=table_VH.device)]
     step_TH = torch.zeros_like(own_TH)
@@ -171,6 +171,12 @@ def _model_gradients(
     whole, _ = reward_and_gradient(model, ids, own_TH)
     blank, _ = reward_and_gradient(model, ids, own_TH - step_TH)
     return value_T.cpu().numpy(), whole, blank
+
+
+def embedding_table(model: RewardModel) -> torch.Tensor:
+    """The input embeddings [V, H], cut off from the graph."""
+    weight: torch.Tensor = model.trunk.get_input_embeddings().weight  # type: ignore[assignment]
+    return weight.detach()
 
 
 def reward_and_gradient(model: RewardModel, ids: np.ndarray, embedding_TH: torch.Tensor) -> tuple[float, torch.Tensor]:
