@@ -132,8 +132,8 @@ def within(value_NV: Floats, prompt_N: Ints) -> tuple[Floats, Floats]:
 def ridge(square_XFF: Floats, cross_XF: Floats, n: float) -> Floats:
     """Coefficients [..., F] from sums of squares and cross products over `n` answers."""
     penalty_FF = RIDGE * n * np.eye(square_XFF.shape[-1])
-    found_XF: Floats = np.linalg.solve(square_XFF + penalty_FF, cross_XF[..., None])[..., 0]
-    return found_XF
+    found_XF = np.linalg.solve(square_XFF + penalty_FF, cross_XF[..., None])[..., 0]
+    return np.asarray(found_XF, dtype=np.float64)
 
 
 def _sums(table: Table) -> tuple[Floats, Floats]:
