@@ -76,9 +76,14 @@ def trained(output: Path, data: Sequence[Group], options: argparse.Namespace) ->
     path = output.with_suffix(".jsonl")
     convert(data, "rewardsmith", path)
     config = TrainConfig(
-        data=(str(path),), model=options.model or default_model(), output=str(output), train_layers=options.train_layers,
-        learning_rate=options.learning_rate, epochs=options.epochs, overwrite=True,
-    )  # fmt: skip
+        data=(str(path),),
+        model=options.model or default_model(),
+        output=str(output),
+        train_layers=options.train_layers,
+        learning_rate=options.learning_rate,
+        epochs=options.epochs,
+        overwrite=True,
+    )
     started = time.monotonic()
     train(config, quiet=True)
     print(f"{output.name}: trained on {len(data)} groups in {time.monotonic() - started:.0f} s", file=sys.stderr)
@@ -123,7 +128,8 @@ def by_training(options: argparse.Namespace) -> dict[str, Any]:
         paths.append(trained(options.work / name.replace(" ", "-"), [*groups, *extra], options))
     members, seeds = Members(paths, options.train_layers), seeds_of(options.seeds, options.n)
     results = {}
-    for members.member, name in enumerate(names):
+    for member, name in enumerate(names):
+        members.member = member
         results[name] = audit(members, seeds)
     effects = {n: {row["name"]: row["effect_sd"] for row in r["probes"]} for n, r in results.items()}
     rows = []
