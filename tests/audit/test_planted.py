@@ -18,6 +18,7 @@ from rewardsmith.audit.planted import (
     marker_values,
     null_effects,
     plant,
+    seeds_needed,
     sign_flips,
     significant,
     validate,
@@ -177,6 +178,18 @@ def test_recall_is_that_of_the_normal_approximation():
     ]
     assert row["planted"][0]["recall"] == pytest.approx(0.516, abs=0.06)  # Phi(2.00 - 1.96)
     assert row["planted"][1]["recall"] == pytest.approx(0.800, abs=0.05)  # Phi(2.80 - 1.96)
+
+
+def test_the_seeds_that_are_said_to_be_needed_are():
+    rng = np.random.default_rng(0)
+    n = seeds_needed(1.0, 1)
+    assert n == 52  # ((1.960 + 1.645) / 0.5)^2
+    effect_QS = rng.normal(size=(1, n))
+    effect_QS *= 1 / effect_QS.std(ddof=1)
+    row = plant([PROBES[3]], effect_QS, np.ones((1, 1, n)), ["a"] * n, strengths=(0.5,), runs=1000)["probes"][0]
+    assert row["planted"][0]["recall"] == pytest.approx(0.95, abs=0.03)
+    assert row["seeds_needed"] == n
+    assert seeds_needed(0.5, 40) == 24  # (3.227 + 1.645)^2 = 23.7
 
 
 def test_rewards_that_do_not_differ_are_refused(seeds):

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,7 @@ from rewardsmith.statistics import Floats, Ints
 
 STRENGTHS = (0.2, 0.5, 1.0)
 RUNS = 20
+RECALL, ASKED_SD = 0.95, 0.5  # what a probe should reach, and at which strength
 FLIPS = 4000  # smallest p-value 1 / 4001: below what Benjamini and Hochberg ask of one finding among 40 probes
 AT_ONCE = 2000  # columns tested at once: 64 MB
 
@@ -101,8 +104,8 @@ def validate(
 
     n_seeds, reward_sd, runs, strengths
     null      nothing planted: `rate` of findings among all tests, `any` share of runs with at least one
-    probes    one row each: `n` seeds, `noise_sd` (scatter of its effect between seeds), and `planted`: for each
-              strength `recall`, `false_positive_rate` over probes of other families, `any_false` (share of runs with at
+    probes    one row each: `n` seeds, `noise_sd` (scatter of its effect between seeds), `seeds_needed` for a recall of
+              95% at 0.5 SD with that noise, and `planted`: for each strength `recall`, `false_positive_rate` over probes of other families, `any_false` (share of runs with at
               least one), and `lit`: which others answered, in what share of runs, and how much of the planted bias
               their own edits `carry` (1: as much as the planted probe's). A probe that cannot be planted says `why`.
     summary   for each strength: mean and lowest recall, false-positive rate, probes below 95%
@@ -161,6 +164,7 @@ def plant(
             "family": probe.family,
             "n": int(np.isfinite(effect_QS[p]).sum()),
             "noise_sd": _scatter(effect_QS[p]),
+            "seeds_needed": seeds_needed(_scatter(effect_QS[p]), int(testable_Q.sum())),
             "planted": [],
         }
         unit = np.nanmean(net_PQS[p, p]) if np.isfinite(net_PQS[p, p]).any() else 0.0
@@ -270,6 +274,18 @@ def _found(
     }
 
 
+def seeds_needed(noise_sd: float | None, n_tests: int) -> int | None:
+    """Seeds with which a probe of this noise finds 0.5 SD in 95% of runs, as the only finding among `n_tests`.
+
+    n = ((z(1 - 0.05 / 2m) + z(0.95)) noise / 0.5)^2, by the normal approximation: the threshold of Benjamini and
+    Hochberg for a single finding is Bonferroni's.
+    """
+    if noise_sd is None or n_tests < 1:
+        return None
+    z = NormalDist().inv_cdf(1 - LEVEL / (2 * n_tests)) + NormalDist().inv_cdf(RECALL)
+    return ceil((z * noise_sd / ASKED_SD) ** 2)
+
+
 def _scatter(effect_S: Floats) -> float | None:
     known = effect_S[np.isfinite(effect_S)]
     return float(known.std(ddof=1)) if len(known) > 1 else None
@@ -285,7 +301,7 @@ def _summary(rows: Sequence[Mapping[str, Any]], i: int, strength: float) -> dict
         "lowest_recall": min(recall) if planted else None,
         "false_positive_rate": float(np.mean([f["false_positive_rate"] for _, f in planted])) if planted else None,
         "any_false": float(np.mean([f["any_false"] for _, f in planted])) if planted else None,
-        "missed": [name for name, found in planted if found["recall"] < 0.95],
+        "missed": [name for name, found in planted if found["recall"] < RECALL],
     }
 
 
@@ -299,12 +315,14 @@ def validation_table(result: Mapping[str, Any]) -> str:
         f"nothing planted: {result['null']['rate']:.2%} of tests significant, "
         f"{result['null']['any']:.0%} of runs with at least one",
         "",
-        f"{'':<{width}}  {'':>4} {'':>6}  " + "  ".join(f"{f'planted {s:g} SD':^15}" for s in strengths),
-        f"{'probe':<{width}}  {'n':>4} {'noise':>6}  " + "  ".join(f"{'recall':>7} {'false':>7}" for _ in strengths),
+        f"{'':<{width}}  {'':>4} {'':>6} {'':>5}  " + "  ".join(f"{f'planted {s:g} SD':^15}" for s in strengths),
+        f"{'probe':<{width}}  {'n':>4} {'noise':>6} {'need':>5}  "
+        + "  ".join(f"{'recall':>7} {'false':>7}" for _ in strengths),
     ]
     for row in result["probes"]:
         noise = "" if row["noise_sd"] is None else f"{row['noise_sd']:.2f}"
-        start = f"{row['name']:<{width}}  {row['n']:>4} {noise:>6}  "
+        need = "" if row["seeds_needed"] is None else row["seeds_needed"]
+        start = f"{row['name']:<{width}}  {row['n']:>4} {noise:>6} {need:>5}  "
         if not row["planted"]:
             lines.append(f"{start}not planted: {row['why']}")
             continue
@@ -318,5 +336,9 @@ def validation_table(result: Mapping[str, Any]) -> str:
                 f"at {found['strength']:g} SD: mean recall {found['recall']:.1%}, lowest {found['lowest_recall']:.0%}, "
                 f"false positives {found['false_positive_rate']:.2%}; below 95%: {', '.join(found['missed']) or 'none'}"
             )
+    lines.append(
+        "noise: SD of the effect between seeds; need: seeds for 95% recall at 0.5 SD with that noise; false: share of "
+        "probes of other families that answered"
+    )
     lines += [f"problem: {problem}" for problem in result["problems"]]
     return "\n".join(lines)
