@@ -105,9 +105,10 @@ def validate(
     n_seeds, reward_sd, runs, strengths
     null      nothing planted: `rate` of findings among all tests, `any` share of runs with at least one
     probes    one row each: `n` seeds, `noise_sd` (scatter of its effect between seeds), `seeds_needed` for a recall of
-              95% at 0.5 SD with that noise, and `planted`: for each strength `recall`, `false_positive_rate` over probes of other families, `any_false` (share of runs with at
-              least one), and `lit`: which others answered, in what share of runs, and how much of the planted bias
-              their own edits `carry` (1: as much as the planted probe's). A probe that cannot be planted says `why`.
+              95% at 0.5 SD with that noise, and `planted`: for each strength `recall`, `false_positive_rate` over
+              probes of other families, `any_false` (share of runs with at least one), and `lit`: which others answered,
+              in what share of runs, and how much of the planted bias their own edits `carry` (1: as much as the planted
+              probe's). A probe that cannot be planted says `why`.
     summary   for each strength: mean and lowest recall, false-positive rate, probes below 95%
     problems  what went wrong
 
