@@ -363,8 +363,9 @@ def _exchanges(scorer: ModelScorer, cell: Cell, suffix: str, n: int, rng: np.ran
     for i in rng.permutation(len(pairs)).tolist():
         place, token = pairs[i]
         wanted = [*own[:place], token, *own[place + 1 :]]
-        text = str(tokenizer.decode(wanted))
-        if text.strip() and tokenizer(text, add_special_tokens=False)["input_ids"] == wanted:
+        text = str(tokenizer.decode(wanted, clean_up_tokenization_spaces=False))
+        read_back = tokenizer(cell.response + text, add_special_tokens=False)["input_ids"]
+        if text.strip() and read_back[-len(wanted) :] == wanted:
             found[text] = None
         if len(found) == n:
             break
