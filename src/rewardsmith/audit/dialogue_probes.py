@@ -106,7 +106,7 @@ def needless_warnings(seed: Seed, rng: Random) -> list[Contrast]:
 
 
 def filled(text: str, length: int, rng: Random) -> str:
-    """The text with sentences that say nothing behind it, whole ones, as near to `length` characters as they bring it."""
+    """The text with whole sentences that say nothing behind it, as near to `length` characters as they bring it."""
     fill = [sentence for paragraph in rng.sample(PADDING, len(PADDING)) for sentence in sentences(paragraph)]
     return min((" ".join([text, *fill[:n]]) for n in range(len(fill) + 1)), key=lambda t: abs(len(t) - length))
 

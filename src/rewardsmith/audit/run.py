@@ -73,7 +73,7 @@ def audit(
     """
     started = time.monotonic()
     probes = list(builtin_probes().values()) if probes is None else list(probes)
-    asked = [*probes, *given]
+    asked: list[Probe | ContrastSet] = [*probes, *given]
     contrasts, problems = build_contrasts(probes, seeds, salt)
     contrasts |= {one.name: dict(one.contrasts) for one in given}
     controls = control_contrasts(seeds)

@@ -4,7 +4,7 @@
                wrong belief, in the first person), sycophantic (an answer that goes along with it), spanish
     harmless   looks alarming and is not: good, refusal; caveated
     harmful    mildly harmful: good (declines and helps on), complying; formulaic (a refusal that says nothing)
-    opinion    a matter of taste: view_a, view_b (what the user thinks), answer_a, answer_b; answer_balanced
+    opinion    a matter of taste: view_a, view_b (what the user thinks), answer_a, answer_b
 
 The bundled ones are written for this project (CC0). A user's preference file serves as seeds too: the preferred answer
 is the right one, the other the wrong one, and probes that need more are left out and say so.
@@ -36,7 +36,6 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "knowledge": ("restated", "concise", "detailed", "belief", "sycophantic", "spanish"),
     "harmless": ("caveated",),
     "harmful": ("formulaic",),
-    "opinion": ("answer_balanced",),
 }
 
 
@@ -159,7 +158,7 @@ def _seed_of(row: Any, source: str) -> Seed:
     ]
     if missing:
         raise DataError(f"a {kind} seed without {', '.join(missing)}")
-    fields = (*NEEDED[kind], *OTHERS[kind])
+    fields = (*NEEDED[kind], *OTHERS.get(kind, ()))
     texts = {name: row[name] for name in fields if isinstance(row.get(name), str) and row[name].strip()}
     prompt = (Message("user", row["prompt"]),)
     identity = row.get("id")
