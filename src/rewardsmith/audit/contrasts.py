@@ -1,4 +1,4 @@
-"""Contrasts of real answers, beside the edits of written ones: does what an edit shows hold of answers that systems gave?
+"""Contrasts of real answers, beside the edits of written ones: does what edits show hold of what systems answered?
 
     alpaca:A:B  answers of any two systems in a file of alpaca_eval outputs; without names, every system that is there
                 with a `_concise` or `_verbose` twin
@@ -155,9 +155,7 @@ def contrast_set(
     ]
     kept = set(sorted({prompt for prompt, _ in pairs}, key=lambda p: unit_hash(content_hash(p, ()), 0))[:most])
     contrasts = by_prompt([pair for pair in pairs if pair[0] in kept])
-    return ContrastSet(
-        name=name, family="real", asks=asks, wanted=wanted, contrasts=contrasts, agrees_with=agrees_with
-    )
+    return ContrastSet(name=name, family="real", asks=asks, wanted=wanted, contrasts=contrasts, agrees_with=agrees_with)
 
 
 def _user(prompt: str) -> Messages:

@@ -136,7 +136,8 @@ def check_gate(gate: Gate, result: Mapping[str, Any], evaluation: Mapping[str, A
     not_checked  the same of thresholds whose figure this audit does not have; those that the file names for a probe
                  which was asked and could not be tested have failed instead
     """
-    failed, not_checked = [], []
+    failed: list[dict[str, Any]] = []
+    not_checked: list[dict[str, Any]] = []
     n = 0
     for what, key, threshold, figure, asked in _thresholds(gate, result, evaluation):
         n += 1

@@ -209,9 +209,9 @@ def contrasts_of(probe: Probe, seed: Seed, salt: int) -> list[Contrast]:
     return probe.build(seed, Random(f"{probe.name}:{seed.id}:{salt}"))
 
 
-def chosen_probes(names: Mapping[str, Probe], only: Sequence[str]) -> list[Probe]:
+def chosen(names: Sequence[str], only: Sequence[str]) -> list[str]:
     """The probes named in `only`, or all; ConfigError for a name that is none."""
     unknown = [name for name in only if name not in names]
     if unknown:
         raise ConfigError(f"no probe is named {', '.join(map(repr, unknown))}; there are: {', '.join(names)}")
-    return [names[name] for name in only] if only else list(names.values())
+    return list(only) or list(names)
