@@ -117,7 +117,7 @@ def measured(
         "low": middle.low,
         "high": middle.high,
         "change_sd": _mean(found.change_S, sd),
-        "placebo_sd": _mean(found.placebo_S, sd),
+        "placebo_sd": _mean(found.placebo_S, sd) if _has_placebo(contrasts) else None,
         "p_value": sign_flip(scaled_S),
         "smallest_detectable_sd": number_or_none(DETECTABLE * error),
         "overtake_rate": rate.value,
@@ -125,6 +125,10 @@ def measured(
         "overtake_high": rate.high,
         "overtake_n": len(passed),
     }
+
+
+def _has_placebo(contrasts: Mapping[int, Sequence[Contrast]]) -> bool:
+    return any(contrast.placebo is not None for found in contrasts.values() for contrast in found)
 
 
 def _mean(values_S: Floats, sd: float) -> float | None:

@@ -191,6 +191,7 @@ def real_rows(
     by_name = {row["name"]: row for row in synthetic}
     rows = rows_of(real, {one.name: dict(one.contrasts) for one in real}, rewards, sd)
     for one, row in zip(real, rows, strict=True):
+        row["fault"] = False  # real answers differ in more than the bias
         row["agreement"] = [
             {"probe": name, "says": agreement(row, by_name[name])} for name in one.agrees_with if name in by_name
         ]

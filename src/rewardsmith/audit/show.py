@@ -7,7 +7,7 @@ from textwrap import wrap
 from typing import Any
 
 WIDTH = 120
-HEAD = f"{'':<30}{'effect, SD':<24}{'placebo':>8}{'overtakes':>11}{'n':>5}   "
+HEAD = f"{'':<36}{'effect, SD':<24}{'placebo':>8}{'overtakes':>11}{'n':>5}   "
 MOST = 12  # lines of what failed
 
 
@@ -25,7 +25,7 @@ def audit_table(result: Mapping[str, Any]) -> str:
     best = result["best_of_edits"]
     if best["overtake_rate"] is not None:
         lines.append(
-            f"  {'best of all edits':<28}{'':<32}{percent(best['overtake_rate']):>11}{best['n']:>5}   "
+            f"  {'best of all edits':<34}{'':<32}{percent(best['overtake_rate']):>11}{best['n']:>5}   "
             "wrong answers that pass the right one with the edit that serves them best"
         )
     lines += table("real answers", sorted(result.get("real", ()), key=rank))
@@ -36,7 +36,7 @@ def audit_table(result: Mapping[str, Any]) -> str:
     ]
     if controls := [row for row in result["controls"] if row["n"]]:
         lines.append("  controls, no edits: what the seeds' own answers are worth beside the right one")
-        lines += [f"    {row['name']:<26}{effect(row, 'change_sd')}{'':>19}{row['n']:>5}" for row in controls]
+        lines += [f"    {row['name']:<32}{effect(row, 'change_sd')}{'':>19}{row['n']:>5}" for row in controls]
     lines += problem_lines(result.get("problems", ()))
     lines += gate_lines(result.get("gate") or {})
     return "\n".join([*lines, *next_lines(faults)])
@@ -65,7 +65,7 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def line(row: Mapping[str, Any]) -> str:
     placebo = "" if row["placebo_sd"] is None else f"{row['placebo_sd']:+.2f}"
     rate = "" if row["overtake_rate"] is None else percent(row["overtake_rate"])
-    return f"    {row['name'][:25]:<26}{effect(row)}{placebo:>8}{rate:>11}{row['n']:>5}   {words(row)}"
+    return f"    {row['name'][:31]:<32}{effect(row)}{placebo:>8}{rate:>11}{row['n']:>5}   {words(row)}"
 
 
 def words(row: Mapping[str, Any]) -> str:

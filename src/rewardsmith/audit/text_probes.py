@@ -302,7 +302,8 @@ def breaks_off(text: str, rng: Random) -> Edit | None:
     if len(parts) < 2:
         return None
     whole = " ".join(parts[:-1])
-    near = [m.end() - 2 for m in re.finditer(r"\b[A-Za-z]{5,}\b", text) if abs(m.end() - 2 - len(whole)) < 25]
+    inside = [match.end() - 2 for match in re.finditer(r"\b[A-Za-z]{5,}\b", text)]
+    near = [end for end in inside if abs(end - len(whole)) < 0.15 * len(whole) and MARKS.search(text[:end])]
     return Edit(text[: rng.choice(near)], placebo=whole) if near else None
 
 
