@@ -13,7 +13,7 @@ from rewardsmith.data.schema import Group, Message, Messages
 from rewardsmith.scoring import Scorer
 
 CHUNK = 32  # groups in one call
-AGAIN = 24  # groups asked a second time, in reverse order
+AGAIN, AGAIN_ANSWERS = 24, 8  # groups asked a second time, and how many of their answers, in reverse order
 # Of the rewards' spread: above it, the scorer has changed its mind. What rounding in bfloat16 does stays below;
 # `selftest` measures that.
 SAME = 0.05
@@ -106,7 +106,8 @@ def _second_thoughts(scorer: Scorer, groups: Sequence[Group], found: Rewards) ->
     """What a second call says otherwise, beyond rounding. Answers come in reverse: a cache knows them by their order,
     so what it gives was computed a second time, now or when it was filled.
     """
-    again = [replace(g, responses=g.responses[::-1], id="") for g in groups[:: max(1, len(groups) // AGAIN)]][::-1]
+    some = groups[:: max(1, len(groups) // AGAIN)][::-1]
+    again = [replace(group, responses=group.responses[:AGAIN_ANSWERS][::-1], id="") for group in some]
     spread = float(np.std(list(found.of.values()))) if found.of else 0.0
     largest, differing = 0.0, 0
     for group, rewards_K, _ in _asked(scorer, again, found):

@@ -26,7 +26,6 @@ from rewardsmith.data.schema import text_of
 from rewardsmith.scoring import Scorer
 from rewardsmith.statistics import clustered_mean
 
-DEFAULT_SEEDS = 60  # of each kind
 EXAMPLES = 3  # of each probe that found something
 # (name, field after, field before, what a sound reward does)
 CONTROLS = (
