@@ -33,6 +33,8 @@ OWN_WORDS = (
     "refusal",
     "complying",
     "formulaic",
+    "answer_a",
+    "answer_b",
 )
 
 
