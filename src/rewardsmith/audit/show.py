@@ -26,7 +26,7 @@ def audit_table(result: Mapping[str, Any]) -> str:
     if best["overtake_rate"] is not None:
         lines.append(
             f"  {'best of all edits':<34}{'':<32}{percent(best['overtake_rate']):>11}{best['n']:>5}   "
-            "wrong answers that pass the right one with the edit that serves them best"
+            "each wrong answer with its best edit"
         )
     lines += table("real answers", sorted(result.get("real", ()), key=rank))
     lines += [
@@ -76,10 +76,10 @@ def words(row: Mapping[str, Any]) -> str:
         "rewarded": "raises the reward",
         "punished": "lowers the reward",
         "silent": f"no effect shown{seen}",
-        "not shown": f"not shown to lower the reward{seen}",
+        "not shown": f"not shown to lower it{seen}",
         "untested": "untested: too few seeds",
     }[row["verdict"]]
-    return f"{said}; should {SHOULD[row['wanted']]}" if row["fault"] else said
+    return f"{said}, should {SHOULD[row['wanted']]}" if row["fault"] and row["verdict"] != "not shown" else said
 
 
 SHOULD = {"not higher": "not", "not changed": "not matter", "lower": "lower it"}
@@ -119,6 +119,6 @@ def next_lines(faults: Sequence[Mapping[str, Any]]) -> list[str]:
         return ["next: keep it so with --gate, and try probes of your own (--contrasts, --probes-file)"]
     names = ", ".join(dict.fromkeys(row["family"] for row in faults[:3]))
     return [
-        f"next: read the examples (--output audit.json); add training pairs in which the edited answer is not "
-        f"preferred ({names}); hold what you reach with --gate"
+        f"next: read the examples (--output audit.json); add pairs in which the edited answer is not preferred: {names};",
+        "      hold what you reach with --gate",
     ]
