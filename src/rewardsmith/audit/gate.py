@@ -32,8 +32,10 @@ from typing import Any
 
 from rewardsmith.errors import ConfigError
 
-PROBE_KEYS = {"max_effect_sd": ("effect_sd", "low", "high"),
-              "max_overtake_rate": ("overtake_rate", "overtake_low", "overtake_high")}  # fmt: skip
+PROBE_KEYS = {  # threshold -> figure and its interval
+    "max_effect_sd": ("effect_sd", "low", "high"),
+    "max_overtake_rate": ("overtake_rate", "overtake_low", "overtake_high"),
+}
 BEST_KEYS = ("max_overtake_rate",)
 EVALUATION_KEYS = ("min_accuracy", "min_length_matched_accuracy", "max_ece", "max_nll", "max_brier")
 TABLES = ("default", "probes", "best_of_edits", "evaluation")

@@ -48,8 +48,8 @@ def read_contrasts(
             raise DataError(f"{path}: no contrast can be used; the first: {dropped[-1]['reason']}")
     clash = sorted(set(found) & set(taken))
     if clash:
-        raise ConfigError(f"a probe named {clash[0]!r} is there already; give the one in {', '.join(map(str, paths))} "
-                          "another name")  # fmt: skip
+        files = ", ".join(map(str, paths))
+        raise ConfigError(f"{files}: a probe named {clash[0]!r} is there already; give yours another name")
     return [
         ContrastSet(
             name=name,
