@@ -37,6 +37,11 @@ def audit_table(result: Mapping[str, Any]) -> str:
     if controls := [row for row in result["controls"] if row["n"]]:
         lines.append("  controls, no edits: what the seeds' own answers are worth beside the right one")
         lines += [f"    {row['name']:<32}{effect(row, 'change_sd')}{'':>19}{row['n']:>5}" for row in controls]
+        lines += [
+            f"    {row['name']}: not shown to be worth less; there is little here that an edit could spoil"
+            for row in controls
+            if row["wanted"] == "lower" and row["high"] is not None and row["high"] >= 0
+        ]
     lines += problem_lines(result.get("problems", ()))
     lines += gate_lines(result.get("gate") or {})
     return "\n".join([*lines, *next_lines(faults)])
