@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from functools import partial
 from random import Random
 
 import pytest
@@ -9,7 +13,7 @@ import pytest
 from rewardsmith.audit import Cell, Contrast, Edit, Pair, Seed, builtin_probes, load_seeds, sample
 from rewardsmith.audit import dialogue_probes as dialogues
 from rewardsmith.audit import text_probes as texts
-from rewardsmith.audit.edits import Twins, sentences
+from rewardsmith.audit.edits import Twins, key_words, sentences
 from rewardsmith.audit.probes import contrasts_of, text_contrasts
 from rewardsmith.data.schema import Message
 
@@ -92,3 +96,18 @@ def test_an_edit_that_does_nothing_is_no_contrast():
 
 def test_sentences_end_at_marks():
     assert sentences('One is 3.5 m. Two? "Three." e.g. four') == ["One is 3.5 m.", "Two?", '"Three." e.g. four']
+
+
+def test_key_words_come_in_their_order_in_every_process():
+    """A set's order, or that of words within words, is another in each process: no reward would be found again."""
+    text = "prefetching fetch fetching reach prefetch reaching fetch"
+    assert key_words(text, 9, Random(0)) == ["prefetching", "fetch", "fetching", "reach", "prefetch", "reaching"]
+    code = (
+        "from rewardsmith.audit import *; from rewardsmith.audit.run import build_contrasts;"
+        "import hashlib; seeds = sample(load_seeds().seeds, 8);"
+        "built = build_contrasts(list(builtin_probes().values()), seeds);"
+        "print(hashlib.sha256(repr(built).encode()).hexdigest())"
+    )
+    run = partial(subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said = {run(env={**os.environ, "PYTHONHASHSEED": seed}).stdout for seed in ("1", "2")}
+    assert len(said) == 1
