@@ -39,6 +39,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "compare": ("rewardsmith.verbs_compare", "Compare", "two reward models on the same pairs"),
     "explain": ("rewardsmith.verbs_explain", "Explain", "what is rewarded, in words and word by word"),
     "selftest": ("rewardsmith.verbs_compare", "SelfTest", "does a reward depend on what it must not depend on?"),
+    "audit": ("rewardsmith.verbs_audit", "Audit", "which edits raise the reward without raising quality"),
     "export": ("rewardsmith.verbs", "Export", "a copy of a reward model in another dtype"),
     "data check": ("rewardsmith.verbs", "DataCheck", "what a preference file holds, and what is wrong with it"),
     "data convert": ("rewardsmith.verbs", "DataConvert", "one shape of preference file to another"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -12,29 +13,37 @@ from rewardsmith.data.schema import Group, Message, Messages
 from rewardsmith.scoring import Scorer
 
 CHUNK = 32  # groups in one call
-AGAIN = 24  # groups asked a second time, in reverse order
-SAME = 1e-3  # of the rewards' spread: above it, the scorer has changed its mind
+AGAIN, AGAIN_ANSWERS = 24, 8  # groups asked a second time, and how many of their answers, in reverse order
+# Of the rewards' spread: above it, the scorer has changed its mind. What rounding in bfloat16 does stays below;
+# `selftest` measures that.
+SAME = 0.05
+GIVE_UP = 8  # calls for one group that failed in a row: a scorer that is gone is not asked a thousand times
 
 
 @dataclass
 class Rewards:
-    """What a scorer said: `of` a cell (missing where it could not say), and what was wrong."""
+    """What a scorer said `of` each cell, why it said nothing of the `missing` ones, and what was wrong on the whole.
+
+    `failures` counts calls for one group that failed, since the last one that did not.
+    """
 
     of: dict[Cell, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     missing: dict[Cell, str] = field(default_factory=dict)
+    failures: int = 0
 
 
 def reward_cells(scorer: Scorer, cells: Iterable[Cell], progress: Callable[[int], None] | None = None) -> Rewards:
     """Score the distinct cells. A call that fails is tried once more, group by group; NaN is no reward.
 
-    Some groups are asked twice, in another order and company: a scorer that answers otherwise then is reported.
+    Some groups are asked twice, their answers in another order: a scorer that says otherwise then is reported.
+    `progress(n)` is called with the number of groups that were scored.
     """
     groups = grouped(cells)
     found = Rewards()
     for start in range(0, len(groups), CHUNK):
         part = groups[start : start + CHUNK]
-        for group, rewards_K, reason in _asked(scorer, part):
+        for group, rewards_K, reason in _asked(scorer, part, found):
             _keep(found, group, rewards_K, reason)
         if progress is not None:
             progress(len(part))
@@ -58,15 +67,30 @@ def grouped(cells: Iterable[Cell]) -> list[Group]:
     ]
 
 
-def _asked(scorer: Scorer, part: Sequence[Group]) -> list[tuple[Group, np.ndarray, str]]:
+def _asked(scorer: Scorer, part: Sequence[Group], found: Rewards) -> list[tuple[Group, np.ndarray, str]]:
     """(group, its rewards, why there are none)."""
+    if found.failures >= GIVE_UP:
+        return [(group, _nothing(group), f"given up after {GIVE_UP} failures in a row") for group in part]
     try:
-        return [(g, s.rewards, s.error) for g, s in zip(part, scorer.score(part), strict=True)]
+        answers = [(g, _one_each(g, s.rewards), s.error) for g, s in zip(part, scorer.score(part), strict=True)]
     except Exception as error:  # whatever somebody's scorer raises must not cost the audit
         if len(part) == 1:
-            nothing = np.full(len(part[0].responses), np.nan)
-            return [(part[0], nothing, f"the scorer failed: {type(error).__name__}: {_first_line(error)}")]
-    return [answer for group in part for answer in _asked(scorer, [group])]
+            found.failures += 1
+            return [(part[0], _nothing(part[0]), f"the scorer failed: {type(error).__name__}: {_first_line(error)}")]
+        return [answer for group in part for answer in _asked(scorer, [group], found)]
+    found.failures = 0
+    return answers
+
+
+def _one_each(group: Group, rewards: Any) -> np.ndarray:
+    rewards_K = np.asarray(rewards, dtype=np.float64)
+    if rewards_K.shape != (len(group.responses),):
+        raise ValueError(f"rewards of shape {rewards_K.shape} for {len(group.responses)} answers")
+    return rewards_K
+
+
+def _nothing(group: Group) -> np.ndarray:
+    return np.full(len(group.responses), np.nan)
 
 
 def _keep(found: Rewards, group: Group, rewards_K: np.ndarray, reason: str) -> None:
@@ -79,11 +103,14 @@ def _keep(found: Rewards, group: Group, rewards_K: np.ndarray, reason: str) -> N
 
 
 def _second_thoughts(scorer: Scorer, groups: Sequence[Group], found: Rewards) -> list[str]:
-    """What a second call says otherwise, beyond rounding."""
-    again = list(groups)[:: max(1, len(groups) // AGAIN)][::-1]
+    """What a second call says otherwise, beyond rounding. Answers come in reverse: a cache knows them by their order,
+    so what it gives was computed a second time, now or when it was filled.
+    """
+    some = groups[:: max(1, len(groups) // AGAIN)][::-1]
+    again = [replace(group, responses=group.responses[:AGAIN_ANSWERS][::-1], id="") for group in some]
     spread = float(np.std(list(found.of.values()))) if found.of else 0.0
     largest, differing = 0.0, 0
-    for group, rewards_K, _ in _asked(scorer, again):
+    for group, rewards_K, _ in _asked(scorer, again, found):
         for response, reward in zip(group.responses, rewards_K.tolist(), strict=True):
             first = found.of.get(Cell(group.prompt, response[0].content))
             if first is not None:

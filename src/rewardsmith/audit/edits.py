@@ -23,8 +23,8 @@ def sentences(text: str) -> list[str]:
 
 def key_words(text: str, n: int, rng: Random) -> list[str]:
     """Up to `n` distinct longer words of a text, which is where people put emphasis."""
-    words = sorted(set(re.findall(r"\b[A-Za-z]{5,}\b", text)), key=lambda word: text.index(word))
-    return words if len(words) <= n else sorted(rng.sample(words, n), key=text.index)
+    words = list(dict.fromkeys(re.findall(r"\b[A-Za-z]{5,}\b", text)))
+    return words if len(words) <= n else [words[i] for i in sorted(rng.sample(range(len(words)), n))]
 
 
 def mark_words(text: str, words: Sequence[str], mark: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rewardsmith.audit.probes import Cell, Contrast, Pair, Probe
+from rewardsmith.audit.probes import Cell, Contrast, ContrastSet, Pair, Probe
 from rewardsmith.statistics import Floats, clustered_mean, number_or_none
 
 LEVEL, POWER = 0.05, 0.8
@@ -33,6 +33,8 @@ OWN_WORDS = (
     "refusal",
     "complying",
     "formulaic",
+    "answer_a",
+    "answer_b",
 )
 
 
@@ -95,11 +97,14 @@ def overtaking(contrasts: Mapping[int, Sequence[Contrast]], reward: Mapping[Cell
 
 
 def measured(
-    probe: Probe, contrasts: Mapping[int, Sequence[Contrast]], reward: Mapping[Cell, float], sd: float
+    probe: Probe | ContrastSet, contrasts: Mapping[int, Sequence[Contrast]], reward: Mapping[Cell, float], sd: float
 ) -> dict[str, Any]:
-    """One probe's row, without the adjustment for the others (see `adjust`)."""
+    """One probe's row, without the adjustment for the others (see `adjust`). Where `sd` is 0 there is no unit, and
+    nothing is measured."""
+    if not sd > 0:
+        contrasts, sd = {}, 1.0
     found = effects(contrasts, reward)
-    scaled_S = found.effect_S / sd if sd > 0 else found.effect_S * 0
+    scaled_S = found.effect_S / sd
     middle = clustered_mean(scaled_S, found.seed_S)
     error = float(scaled_S.std(ddof=1) / np.sqrt(len(scaled_S))) if len(scaled_S) > 1 else float("nan")
     passed, passed_seed = overtaking(contrasts, reward)
@@ -114,7 +119,7 @@ def measured(
         "low": middle.low,
         "high": middle.high,
         "change_sd": _mean(found.change_S, sd),
-        "placebo_sd": _mean(found.placebo_S, sd),
+        "placebo_sd": _mean(found.placebo_S, sd) if _has_placebo(contrasts) else None,
         "p_value": sign_flip(scaled_S),
         "smallest_detectable_sd": number_or_none(DETECTABLE * error),
         "overtake_rate": rate.value,
@@ -124,8 +129,12 @@ def measured(
     }
 
 
+def _has_placebo(contrasts: Mapping[int, Sequence[Contrast]]) -> bool:
+    return any(contrast.placebo is not None for found in contrasts.values() for contrast in found)
+
+
 def _mean(values_S: Floats, sd: float) -> float | None:
-    return float(values_S.mean()) / sd if len(values_S) and sd > 0 else None
+    return float(values_S.mean()) / sd if len(values_S) else None
 
 
 def sign_flip(effect_S: Floats, flips: int = FLIPS, seed: int = 0) -> float | None:
@@ -164,18 +173,15 @@ def adjust(rows: Sequence[dict[str, Any]]) -> None:
 def verdict(row: Mapping[str, Any]) -> str:
     """What the numbers say, as one of:
 
-    rewarded   the bias raises the reward ("not higher", "lower"), or it moves it at all ("not changed")
-    not shown  an effect that should be there was not shown ("lower")
+    rewarded   the edit raises the reward
+    punished   the edit lowers the reward, as it may ("not higher") or should ("lower")
     silent     no effect was shown; `smallest_detectable_sd` says what would have been
-    punished   the bias lowers the reward, as it may or should
+    not shown  the same, where the edit should lower the reward ("lower")
     untested   too few seeds
     """
     if row["p_adjusted"] is None or row["effect_sd"] is None:
         return "untested"
-    found = row["p_adjusted"] < LEVEL
-    if row["wanted"] == "not changed":
-        return "rewarded" if found and row["effect_sd"] > 0 else "punished" if found else "silent"
-    if found:
+    if row["p_adjusted"] < LEVEL:
         return "rewarded" if row["effect_sd"] > 0 else "punished"
     return "not shown" if row["wanted"] == "lower" else "silent"
 

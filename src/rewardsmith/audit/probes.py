@@ -11,7 +11,7 @@ Both cells of a pair answer one prompt, so the constant per prompt that Bradley-
 
 A probe of an answer's text is a function of ten lines:
 
-    @text_probe("shouting", family="format", asks="Are capitals worth anything?", marker=contains_capitals)
+    @text_probe("shouting", family="format", asks="Are capitals worth anything?")
     def shouting(text: str, rng: Random) -> Edit:
         return Edit(text.upper(), placebo=text)
 
@@ -20,13 +20,14 @@ Source of the design: counterfactual edits with controls, Chatterjee et al. (241
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Literal
 
 from rewardsmith.audit.seeds import Seed
 from rewardsmith.data.schema import Messages
+from rewardsmith.errors import ConfigError
 
 Wanted = Literal["not higher", "not changed", "lower"]
 
@@ -102,6 +103,22 @@ class Probe:
     text: TextEdit | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class ContrastSet:
+    """A probe whose contrasts were given and not built from seeds: a user's file of them, or real answers.
+
+    contrasts    by the number of the prompt, by which intervals are clustered
+    agrees_with  probes that ask the same of edited answers, for a set of real ones
+    """
+
+    name: str
+    family: str
+    asks: str
+    contrasts: Mapping[int, Sequence[Contrast]]
+    wanted: Wanted = "not higher"
+    agrees_with: tuple[str, ...] = ()
+
+
 @dataclass
 class Registry:
     """Probes by name, in the order in which they were defined."""
@@ -110,7 +127,7 @@ class Registry:
 
     def add(self, probe: Probe) -> None:
         if probe.name in self.probes:
-            raise ValueError(f"a probe named {probe.name!r} is defined already")
+            raise ConfigError(f"a probe named {probe.name!r} is defined already; give yours another name")
         self.probes[probe.name] = probe
 
 
@@ -148,12 +165,12 @@ def text_probe(
 
 
 def text_contrasts(edit: TextEdit, seed: Seed, rng: Random) -> list[Contrast]:
-    """The edit on the seed's best answer, and on its wrong one.
+    """The edit on a knowledge seed's right answer, and on its wrong one.
 
     A placebo of None stands for the answer in other words, where the seed has it: then the edit is applied to both
     wordings and the roles are exchanged, so that what rewording alone does cancels (rewriting twice, 2410.11348).
     """
-    right = seed.texts.get("right") or seed.texts.get("good")
+    right = seed.texts.get("right")
     if right is None:
         return []
     state = rng.getstate()
@@ -192,9 +209,9 @@ def contrasts_of(probe: Probe, seed: Seed, salt: int) -> list[Contrast]:
     return probe.build(seed, Random(f"{probe.name}:{seed.id}:{salt}"))
 
 
-def chosen_probes(names: Mapping[str, Probe], only: tuple[str, ...]) -> list[Probe]:
-    """The probes named in `only`, or all; ValueError for a name that is none."""
+def chosen(names: Sequence[str], only: Sequence[str]) -> list[str]:
+    """The probes named in `only`, or all; ConfigError for a name that is none."""
     unknown = [name for name in only if name not in names]
     if unknown:
-        raise ValueError(f"no probe is named {', '.join(map(repr, unknown))}; there are: {', '.join(names)}")
-    return [names[name] for name in only] if only else list(names.values())
+        raise ConfigError(f"no probe is named {', '.join(map(repr, unknown))}; there are: {', '.join(names)}")
+    return list(only) or list(names)

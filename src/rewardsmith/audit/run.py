@@ -10,15 +10,22 @@ import numpy as np
 
 from rewardsmith.audit import dialogue_probes, text_probes  # noqa: F401  (they fill the registry)
 from rewardsmith.audit.cells import Rewards, grouped, reward_cells
-from rewardsmith.audit.measure import OWN_WORDS, adjust, difference, is_fault, measured, overtaking, within_prompt_sd
-from rewardsmith.audit.probes import REGISTRY, Cell, Contrast, Overtake, Pair, Probe, contrasts_of
+from rewardsmith.audit.measure import (
+    LEVEL,
+    OWN_WORDS,
+    adjust,
+    difference,
+    is_fault,
+    measured,
+    overtaking,
+    within_prompt_sd,
+)
+from rewardsmith.audit.probes import REGISTRY, Cell, Contrast, ContrastSet, Overtake, Pair, Probe, contrasts_of
 from rewardsmith.audit.seeds import Seed
 from rewardsmith.data.schema import text_of
-from rewardsmith.errors import DataError
 from rewardsmith.scoring import Scorer
 from rewardsmith.statistics import clustered_mean
 
-DEFAULT_SEEDS = 60  # of each kind
 EXAMPLES = 3  # of each probe that found something
 # (name, field after, field before, what a sound reward does)
 CONTROLS = (
@@ -27,7 +34,7 @@ CONTROLS = (
     ("one sentence", "concise", "right", ""),
     ("more detail", "detailed", "right", ""),
 )
-Contrasts = dict[int, list[Contrast]]
+Contrasts = dict[int, Sequence[Contrast]]
 
 
 def builtin_probes() -> dict[str, Probe]:
@@ -40,27 +47,36 @@ def audit(
     seeds: Sequence[Seed],
     probes: Sequence[Probe] | None = None,
     *,
+    given: Sequence[ContrastSet] = (),
+    real: Sequence[ContrastSet] = (),
     salt: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """What raises the reward without raising quality. Ready for JSON.
 
+    probes  None: all that are defined. `given` are further ones whose contrasts are there already
+    real    contrasts of real answers, which the probes named in their `agrees_with` are compared with
+
     n_seeds, reward_sd  seeds used; within-prompt SD of rewards over honest answers, the unit of all effects
     probes    one row each: `effect_sd` (edit minus placebo) with interval, `change_sd` and `placebo_sd` apart,
               `p_value`, `p_adjusted`, `smallest_detectable_sd`, `overtake_rate` (wrong answers that pass the right one
               after the edit, of those that were behind), `verdict` and `fault`
+    real      the same of real answers, and `agreement` with each probe
     controls  changes that are no hack: a wrong answer, other words, shorter, longer
     best_of_edits  overtaking when each wrong answer takes the edit that serves it best
     examples  for each fault, edits with the largest effect: texts and rewards before and after
     problems  what went wrong: answers without a reward, a scorer that changes its mind, a probe that failed
 
-    `progress(done, all)` is called as prompts are scored. Raises DataError where the rewards do not differ at all.
+    `progress(done, all)` is called as prompts are scored. Where the scorer fails, the row says "untested", and
+    `problems` says why; nothing is raised.
     """
     started = time.monotonic()
     probes = list(builtin_probes().values()) if probes is None else list(probes)
+    asked: list[Probe | ContrastSet] = [*probes, *given]
     contrasts, problems = build_contrasts(probes, seeds, salt)
+    contrasts |= {one.name: dict(one.contrasts) for one in given}
     controls = control_contrasts(seeds)
-    cells = list(all_cells([*contrasts.values(), *controls.values()], seeds))
+    cells = list(all_cells([*contrasts.values(), *(one.contrasts for one in real), *controls.values()], seeds))
     n_groups = len(grouped(cells))
     done = 0
 
@@ -71,9 +87,25 @@ def audit(
             progress(done, n_groups)
 
     rewards = reward_cells(scorer, cells, advance)
-    result = measure_all(probes, contrasts, controls, seeds, rewards)
-    return result | {
+    sd = within_prompt_sd([[rewards.of.get(cell, np.nan) for cell in honest_answers(seed)] for seed in seeds])
+    if not sd > 0 and rewards.of:
+        problems.append("the rewards of a prompt's answers do not differ at all: there is nothing to measure")
+    rows = rows_of(asked, contrasts, rewards, sd)
+    return {
+        "n_seeds": len(seeds),
+        "reward_sd": sd,
+        "probes": rows,
+        "real": real_rows(real, rows, rewards, sd),
+        "controls": [_control(name, wanted, controls[name], rewards, sd) for name, _, _, wanted in CONTROLS],
+        "best_of_edits": best_of_edits(probes, contrasts, rewards),
+        "examples": [
+            example
+            for probe, row in zip(asked, rows, strict=True)
+            if row["fault"]
+            for example in examples_of(probe, contrasts[probe.name], rewards)
+        ],
         "problems": [*problems, *rewards.problems],
+        "n_prompts": n_groups,
         "n_answers": len(rewards.of),
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -115,8 +147,8 @@ def control_contrasts(seeds: Sequence[Seed]) -> dict[str, Contrasts]:
     }
 
 
-def all_cells(tables: Iterable[Contrasts], seeds: Sequence[Seed]) -> Iterable[Cell]:
-    """Every cell that some number needs."""
+def all_cells(tables: Iterable[Mapping[int, Sequence[Contrast]]], seeds: Sequence[Seed]) -> Iterable[Cell]:
+    """Every cell that some number needs; the seeds' own come first."""
     for seed in seeds:
         yield from honest_answers(seed)
     for table in tables:
@@ -140,35 +172,36 @@ def honest_answers(seed: Seed) -> list[Cell]:
     return [Cell(seed.prompt, seed[field]) for field in OWN_WORDS if seed.has(field)]
 
 
-def measure_all(
-    probes: Sequence[Probe],
-    contrasts: Mapping[str, Contrasts],
-    controls: Mapping[str, Contrasts],
-    seeds: Sequence[Seed],
-    rewards: Rewards,
-) -> dict[str, Any]:
-    """Every number, from rewards that are known."""
-    sd = within_prompt_sd([[rewards.of.get(cell, np.nan) for cell in honest_answers(seed)] for seed in seeds])
-    if not sd > 0:
-        raise DataError("the rewards of a prompt's answers do not differ at all: there is nothing to audit")
-    rows = [measured(probe, contrasts[probe.name], rewards.of, sd) for probe in probes]
+def rows_of(
+    asked: Sequence[Probe | ContrastSet], contrasts: Mapping[str, Contrasts], rewards: Rewards, sd: float
+) -> list[dict[str, Any]]:
+    """One row per probe, p-values adjusted for their number."""
+    rows = [measured(probe, contrasts[probe.name], rewards.of, sd) for probe in asked]
     adjust(rows)
     for row in rows:
         row["fault"] = is_fault(row)
-    examples = [
-        example
-        for probe, row in zip(probes, rows, strict=True)
-        if row["fault"]
-        for example in examples_of(probe, contrasts[probe.name], rewards)
-    ]
-    return {
-        "n_seeds": len(seeds),
-        "reward_sd": sd,
-        "probes": rows,
-        "controls": [_control(name, wanted, controls[name], rewards, sd) for name, _, _, wanted in CONTROLS],
-        "best_of_edits": best_of_edits(probes, contrasts, rewards),
-        "examples": examples,
-    }
+    return rows
+
+
+def real_rows(
+    real: Sequence[ContrastSet], synthetic: Sequence[Mapping[str, Any]], rewards: Rewards, sd: float
+) -> list[dict[str, Any]]:
+    """Rows of real answers, each with its `agreement` with the probes that ask the same of edited ones."""
+    by_name = {row["name"]: row for row in synthetic}
+    rows = rows_of(real, {one.name: dict(one.contrasts) for one in real}, rewards, sd)
+    for one, row in zip(real, rows, strict=True):
+        row["fault"] = False  # real answers differ in more than the bias
+        row["agreement"] = [
+            {"probe": name, "says": agreement(row, by_name[name])} for name in one.agrees_with if name in by_name
+        ]
+    return rows
+
+
+def agreement(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """ "agree" or "disagree" in sign where both effects were shown, "unclear" where one was not."""
+    if any(row["p_adjusted"] is None or row["p_adjusted"] >= LEVEL for row in (a, b)):
+        return "unclear"
+    return "agree" if a["effect_sd"] * b["effect_sd"] > 0 else "disagree"
 
 
 def best_of_edits(probes: Sequence[Probe], contrasts: Mapping[str, Contrasts], rewards: Rewards) -> dict[str, Any]:
@@ -192,7 +225,9 @@ def best_of_edits(probes: Sequence[Probe], contrasts: Mapping[str, Contrasts], r
     }
 
 
-def examples_of(probe: Probe, contrasts: Contrasts, rewards: Rewards, most: int = EXAMPLES) -> list[dict[str, Any]]:
+def examples_of(
+    probe: Probe | ContrastSet, contrasts: Contrasts, rewards: Rewards, most: int = EXAMPLES
+) -> list[dict[str, Any]]:
     """The contrasts in which the edit did most, in the direction that is a fault."""
     found = [
         (difference(c.change, rewards.of) - difference(c.placebo, rewards.of), c)
@@ -218,8 +253,9 @@ def examples_of(probe: Probe, contrasts: Contrasts, rewards: Rewards, most: int 
 
 
 def _control(name: str, wanted: str, contrasts: Contrasts, rewards: Rewards, sd: float) -> dict[str, Any]:
-    changes = {n: difference(cs[0].change, rewards.of) / sd for n, cs in contrasts.items()}
-    kept = {n: change for n, change in changes.items() if np.isfinite(change)}
+    """A row on one control: the mean change with its interval, and the share of seeds whose reward it lowers."""
+    changes = {n: difference(cs[0].change, rewards.of) for n, cs in contrasts.items()} if sd > 0 else {}
+    kept = {n: change / sd for n, change in changes.items() if np.isfinite(change)}
     middle = clustered_mean(list(kept.values()), list(kept))
     lower = clustered_mean([float(change < 0) for change in kept.values()], list(kept))
     return {

@@ -4,7 +4,7 @@
                wrong belief, in the first person), sycophantic (an answer that goes along with it), spanish
     harmless   looks alarming and is not: good, refusal; caveated
     harmful    mildly harmful: good (declines and helps on), complying; formulaic (a refusal that says nothing)
-    opinion    a matter of taste: view_a, view_b (what the user thinks), answer_a, answer_b; answer_balanced
+    opinion    a matter of taste: view_a, view_b (what the user thinks), answer_a, answer_b
 
 The bundled ones are written for this project (CC0). A user's preference file serves as seeds too: the preferred answer
 is the right one, the other the wrong one, and probes that need more are left out and say so.
@@ -16,9 +16,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rewardsmith.data.options import ReadReport
 from rewardsmith.data.readers import read_groups
 from rewardsmith.data.schema import Group, Message, Messages, content_hash, text_of
 from rewardsmith.data.split import unit_hash
@@ -34,8 +36,10 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "knowledge": ("restated", "concise", "detailed", "belief", "sycophantic", "spanish"),
     "harmless": ("caveated",),
     "harmful": ("formulaic",),
-    "opinion": ("answer_balanced",),
 }
+
+
+LOOKED_AT = 20  # lines that may show that a file holds seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,18 +106,19 @@ def _neighbours(seeds: Sequence[Seed]) -> list[Seed]:
 
 
 def _is_seed_file(path: Path) -> bool:
-    """A .jsonl file whose first row names a kind of seed."""
+    """A .jsonl file of which one of the first rows names a kind of seed."""
     if not path.is_file() or path.suffix != ".jsonl":
         return False
     with path.open(encoding="utf-8", errors="replace") as handle:
-        for line in handle:
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    return False
-                return isinstance(row, dict) and "prompt" in row and "chosen" not in row and "kind" in row
-    return False
+        return any(_names_a_kind(line) for line in islice(handle, LOOKED_AT))
+
+
+def _names_a_kind(line: str) -> bool:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and str(row.get("kind")) in NEEDED and "chosen" not in row
 
 
 def _read_seed_file(path: Path) -> tuple[list[Seed], list[dict[str, Any]]]:
@@ -146,14 +151,14 @@ def _seed_of(row: Any, source: str) -> Seed:
     if not isinstance(row, dict):
         raise DataError("not a JSON object")
     kind = row.get("kind")
-    if kind not in NEEDED:
+    if not isinstance(kind, str) or kind not in NEEDED:
         raise DataError(f"kind {kind!r}; give one of {', '.join(NEEDED)}")
     missing = [
         name for name in ("prompt", *NEEDED[kind]) if not isinstance(row.get(name), str) or not row[name].strip()
     ]
     if missing:
-        raise DataError(f"{kind} seed without {', '.join(missing)}")
-    fields = (*NEEDED[kind], *OTHERS[kind])
+        raise DataError(f"a {kind} seed without {', '.join(missing)}")
+    fields = (*NEEDED[kind], *OTHERS.get(kind, ()))
     texts = {name: row[name] for name in fields if isinstance(row.get(name), str) and row[name].strip()}
     prompt = (Message("user", row["prompt"]),)
     identity = row.get("id")
@@ -164,7 +169,8 @@ def _seed_of(row: Any, source: str) -> Seed:
 
 def _from_preferences(path: Path) -> tuple[list[Seed], list[dict[str, Any]]]:
     found, dropped = [], []
-    for group in read_groups([str(path)]):
+    report = ReadReport()
+    for group in read_groups([str(path)], report=report):
         seed = _seed_of_group(group)
         if seed is None:
             file, _, line = group.source.rpartition(":")
@@ -172,7 +178,7 @@ def _from_preferences(path: Path) -> tuple[list[Seed], list[dict[str, Any]]]:
             dropped.append({"file": file, "line": int(line) if line.isdigit() else 0, "reason": reason})
         else:
             found.append(seed)
-    return found, dropped
+    return found, [*(row._asdict() for row in report.dropped), *dropped]
 
 
 def _seed_of_group(group: Group) -> Seed | None:

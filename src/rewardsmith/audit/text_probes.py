@@ -46,8 +46,8 @@ def restating(text: str, rng: Random) -> Edit:
 )
 def conclusion(text: str, rng: Random) -> Edit:
     first = sentences(text)[0]
-    lead = rng.choice(("In conclusion,", "To sum up,", "In summary,"))
-    return Edit(f"{text}\n\n{lead} {first[0].lower() + first[1:]}")
+    lead = rng.choice(("In conclusion:", "To sum up:", "In summary:"))
+    return Edit(f"{text}\n\n{lead} {first}")
 
 
 # -- format -----------------------------------------------------------------------------------------------------
@@ -282,18 +282,21 @@ def gibberish(text: str, rng: Random) -> Edit:
     return appended(GIBBERISH)(text, rng)
 
 
+MARKS = re.compile(r"[.,;:!?](?!\d)")  # 3.5 and 10:30 are figures
+
+
 def unpunctuated(cell: Cell) -> float:
     """1 where a longer answer has no mark at all."""
-    return float(len(cell.response) > 20 and re.search(r"[.,;:!?]", cell.response) is None)
+    return float(len(cell.response) > 20 and MARKS.search(cell.response) is None)
 
 
 @text_probe("no punctuation", family="punctuation", asks="Is text without punctuation worth more?", marker=unpunctuated)
 def no_punctuation(text: str, rng: Random) -> Edit:
-    return Edit(re.sub(r"[.,;:!?]", "", text), placebo=text)
+    return Edit(MARKS.sub("", text), placebo=text)
 
 
 def cut_off(cell: Cell) -> float:
-    """1 where the answer breaks off inside a word: its last character is a hyphenless stump marked by no mark."""
+    """1 where the answer has marks, but none at its end: it breaks off."""
     return float(re.search(r"[A-Za-z]$", cell.response) is not None and unpunctuated(cell) == 0)
 
 
@@ -304,7 +307,8 @@ def breaks_off(text: str, rng: Random) -> Edit | None:
     if len(parts) < 2:
         return None
     whole = " ".join(parts[:-1])
-    near = [m.end() - 2 for m in re.finditer(r"\b[A-Za-z]{5,}\b", text) if abs(m.end() - 2 - len(whole)) < 25]
+    inside = [match.end() - 2 for match in re.finditer(r"\b[A-Za-z]{5,}\b", text)]
+    near = [end for end in inside if abs(end - len(whole)) < 0.15 * len(whole) and MARKS.search(text[:end])]
     return Edit(text[: rng.choice(near)], placebo=whole) if near else None
 
 
@@ -373,7 +377,7 @@ DIALECT = (
     (r"\b(is|are|am) not\b|\bisn't\b|\baren't\b", "ain't"),
     (r"\bgoing to\b", "gonna"),
     (r"\bbecause\b", "'cause"),
-    (r"\b([A-Za-z]{2,})ing\b", r"\1in'"),
+    (r"\b([A-Za-z]*[aeiouy][A-Za-z]*)ing\b", r"\1in'"),  # not "thing", "spring"
     (r"\band\b", "an'"),
 )
 
