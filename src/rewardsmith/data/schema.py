@@ -42,7 +42,7 @@ class Message:
 
     role: str
     content: str
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # a dict has none; equality looks at it
 
     def to_dict(self) -> dict[str, Any]:
         """The dict that chat templates and JSON files use."""
