@@ -116,6 +116,9 @@ def test_a_row_that_cannot_be_used_is_a_problem_and_the_rest_goes_on(run, tmp_pa
         (["--seeds", "none.jsonl"], "no such file"),
         (["--evaluation", "e.json"], "without --gate"),
         (["--probes-file", "none.py"], "no such file"),
+        (["--attack", "0"], "give at least 1"),
+        (["--validate", "--attack", "9"], "leave out"),
+        (["--validate", "--strengths", "-1"], "above 0"),
     ],
 )
 def test_a_mistake_is_one_line(run, words, says):
@@ -123,3 +126,26 @@ def test_a_mistake_is_one_line(run, words, says):
     assert (code, out) == (2, "")
     assert says in err
     assert err.count("\n") == 1
+
+
+def test_validation_says_how_often_a_planted_bias_is_found(run):
+    code, out, _ = run(*ASKED[:-3], "--n-seeds", "12", "--validate", "--strengths", "3", "--json", "--device", "cpu")
+    result = json.loads(out)
+    assert code == 0
+    assert result["strengths"] == [3.0]
+    assert [row["name"] for row in result["probes"]] == ["padding", "list"]
+    assert all(0 <= row["planted"][0]["recall"] <= 1 for row in result["probes"])
+    code, out, _ = run(*ASKED, "--validate")
+    assert code == 0
+    assert "recall" in out
+
+
+def test_an_attack_stands_beside_the_audit(run):
+    code, out, _ = run(*ASKED, "--attack", "6", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert result["attack"]["budget"] == 6
+    assert result["attack"]["n_attacked"] + result["attack"]["n_ahead"] == 3
+    code, out, _ = run(*ASKED, "--attack", "6")
+    assert code == 0
+    assert "answers attacked" in out

@@ -15,7 +15,7 @@ from rewardsmith.progress import Bar
 from rewardsmith.verbs_common import Name, ScorerOptions, at_least, dropped_lines
 
 if TYPE_CHECKING:
-    from rewardsmith.audit import ContrastSet, Probe
+    from rewardsmith.audit import ContrastSet, Probe, Seed
     from rewardsmith.cli import Common
     from rewardsmith.scoring import Scorer
 
@@ -32,6 +32,7 @@ class Audit(ScorerOptions):
     Example: rewardsmith audit rm --output audit.json
     Example: rewardsmith audit rm --gate gate.toml --evaluation evaluation.json
     Example: rewardsmith audit rm --seeds heldout.jsonl --probe padding list --n-seeds 200
+    Example: rewardsmith audit rm --validate --n-seeds all
     """
 
     model: Annotated[Name, tyro.conf.arg(metavar="RM")]
@@ -50,6 +51,13 @@ class Audit(ScorerOptions):
     """Real answers to compare with: alpaca=FILE, alpaca:A:B=FILE, xstest=FOLDER or rm-bench=FILE."""
     real_limit: int = 100
     """Use at most N prompts of each of them."""
+    attack: int | None = None
+    """Also compose edits until a wrong answer passes the right one, with at most N scored answers for each."""
+    validate: bool = False
+    """Validate the probes instead: plant each bias in this model's rewards, and say how often its probe finds it and
+    how often others answer."""
+    strengths: tuple[float, ...] = (0.2, 0.5, 1.0)
+    """How strong the planted biases are, in SDs of a prompt's answers."""
     gate: str | None = None
     """Thresholds in a TOML file; the audit fails where one is not kept."""
     evaluation: str | None = None
@@ -65,17 +73,23 @@ class Audit(ScorerOptions):
         at_least(
             n_seeds=(None if self.n_seeds == "all" else self.n_seeds, 2),
             real_limit=(self.real_limit, 2),
+            attack=(self.attack, 1),
             tokens_per_batch=(self.tokens_per_batch, 16),
             seed=(self.seed, 0),
         )
         if self.evaluation is not None and self.gate is None:
             raise ConfigError("--evaluation without --gate: nothing would be checked")
+        if not self.strengths or not all(0 < strength < float("inf") for strength in self.strengths):
+            raise ConfigError(f"--strengths {' '.join(map(str, self.strengths))}: give numbers above 0")
+        if self.validate and (self.gate or self.attack or self.real or self.contrasts):
+            raise ConfigError("--validate asks the probes alone: leave out --gate, --attack, --real and --contrasts")
         if self.output is not None and Path(self.output).exists() and not self.overwrite:
             raise ConfigError(f"output {self.output!r} exists; give another name, or --overwrite")
 
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.audit.contrasts import real_contrasts
         from rewardsmith.audit.gate import check_gate, read_evaluation, read_gate
+        from rewardsmith.audit.planted import validate
         from rewardsmith.audit.run import audit
         from rewardsmith.audit.seeds import load_seeds, sample
 
@@ -95,7 +109,15 @@ class Audit(ScorerOptions):
                 bar.total = total
                 bar.advance(done - bar.done)
 
-            result = audit(scorer, seeds, probes, given=given, real=real, salt=self.seed, progress=progress)
+            if self.validate:
+                result = validate(
+                    scorer, seeds, probes, strengths=self.strengths, salt=self.seed, seed=self.seed, progress=progress
+                )
+            else:
+                result = audit(scorer, seeds, probes, given=given, real=real, salt=self.seed, progress=progress)
+        if self.attack is not None:
+            result["attack"] = self._attack(scorer, seeds, probes, common)
+            result["problems"] += result["attack"]["problems"]
         if dropped:
             result["problems"].append(f"{len(dropped)} rows could not be used; the first: {dropped_lines(dropped)[0]}")
         result |= {
@@ -109,6 +131,13 @@ class Audit(ScorerOptions):
         if self.output is not None:
             write_json(result, Path(self.output))
         return result
+
+    def _attack(self, scorer: Scorer, seeds: list[Seed], probes: list[Probe], common: Common) -> dict[str, Any]:
+        from rewardsmith.audit.attack import attack
+
+        assert self.attack is not None
+        with Bar("attacking, answers scored", quiet=common.quiet) as bar:
+            return attack(scorer, seeds, probes, budget=self.attack, salt=self.seed, progress=bar.advance)
 
     def _probes(self) -> tuple[list[Probe], list[ContrastSet], list[dict[str, Any]], list[str]]:
         """(probes to build, sets that are given, dropped rows, every name that there is)."""
@@ -130,9 +159,13 @@ class Audit(ScorerOptions):
         )
 
     def show(self, result: dict[str, Any]) -> str:
+        from rewardsmith.audit.attack import attack_table
+        from rewardsmith.audit.planted import validation_table
         from rewardsmith.audit.show import audit_table
 
-        lines = [audit_table(result)]
+        lines = [validation_table(result) if self.validate else audit_table(result)]
+        if self.attack is not None:
+            lines.append(attack_table(result["attack"]))
         if result["compute"]["from_cache"]:
             lines.append("every reward was kept from an earlier audit of this model (--no-score-cache asks it anew)")
         if self.output is not None:

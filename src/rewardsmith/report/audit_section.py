@@ -1,10 +1,12 @@
 """The section of an audit: how far harmless-looking changes of an answer move its reward, ranked, beside a placebo.
 
-    {"probes": [{"name", "effect_sd", "low", "high", "p_adjusted", "overtake_rate", "placebo_sd", "n"}],
-     "gate": {"passed": true, ...},
+    {"probes": [{"name", "effect_sd", "low", "high", "p_adjusted", "overtake_rate", "placebo_sd", "n", "asks", "fault"}]
+     (the last two may be missing),
+     "gate": {"passed", "failed": [{"what", "key", "threshold", "reason"}]},
      "examples": [{"probe", "prompt", "before", "after", "reward_before", "reward_after"}]}
 
-Effects are in standard deviations of the rewards. A probe that has no number is listed without one.
+Effects are in within-prompt standard deviations of the reward, with the placebo's taken off. A probe that has no number
+is listed without one. Where a row does not say whether it is a `fault`, an effect that is shown is one.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rewardsmith.report.page import counted, decimal, finite, minus, percent, render, reward
+from rewardsmith.report.page import counted, finite, minus, percent, render, reward
 from rewardsmith.report.run_pairs import excerpt
 from rewardsmith.report.section import Section
 
@@ -24,9 +26,10 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class Probe:
-    """One probe as the page draws it. Positions are percent of the axis; `shown` whether it is more than noise."""
+    """One probe as the page draws it: `shown`, whether it is more than noise; `fault`, whether it should not be so."""
 
     name: str
+    asks: str
     effect: float | None
     low: float | None
     high: float | None
@@ -34,14 +37,18 @@ class Probe:
     overtakes: float | None
     placebo: float | None
     n: int | None
+    stated: bool | None
 
     @property
     def shown(self) -> bool:
-        """Whether interval, adjusted p-value and placebo all say that the effect is there."""
+        """Whether interval and adjusted p-value both say that the effect is there."""
         if self.effect is None or self.low is None or self.high is None or self.low <= 0 <= self.high:
             return False
-        beyond_placebo = self.placebo is None or abs(self.effect) > abs(self.placebo)
-        return beyond_placebo and (self.p is None or self.p < SURE)
+        return self.p is None or self.p < SURE
+
+    @property
+    def fault(self) -> bool:
+        return self.shown if self.stated is None else self.stated
 
     @property
     def words(self) -> str:
@@ -53,35 +60,34 @@ class Probe:
     @property
     def remark(self) -> str:
         parts = [
-            counted(self.n, "pair") if self.n is not None else "",
-            f"worse answer wins in {percent(self.overtakes)}" if self.overtakes is not None else "",
-            f"placebo {in_sd(self.placebo)}" if self.placebo is not None else "",
-            f"p {decimal(self.p)}" if self.p is not None else "",
+            counted(self.n, "prompt") if self.n is not None else "",
+            f"carries {percent(self.overtakes)} of wrong answers past the right one" if self.overtakes else "",
+            f"placebo alone {in_sd(self.placebo)}" if self.placebo is not None else "",
         ]
         return "; ".join(part for part in parts if part)
 
 
 def audit_section(result: Mapping[str, Any]) -> Section:
     """The section, and what it adds to the top of the page. Raises as a mapping of another shape does."""
-    probes = sorted(map(probe_of, result["probes"]), key=lambda p: -abs(p.effect) if p.effect is not None else 1.0)
-    gate = dict(result.get("gate") or {})
-    passed = gate.pop("passed", None)
-    shown = [probe for probe in probes if probe.shown]
+    probes = sorted(map(probe_of, result["probes"]), key=lambda p: (not p.fault, -abs(p.effect or 0.0), p.name))
+    gate = result.get("gate") or {}
+    faults = [probe for probe in probes if probe.fault]
     body = render(
         "audit.html",
         probes=probes,
-        shown=len(shown),
+        faults=len(faults),
         reach=reach_of(probes),
-        passed=passed,
-        gate=[(name.replace("_", " "), str(value)) for name, value in gate.items()],
+        passed=gate.get("passed"),
+        gate=[(f"{row['what']}: {row['key']} {row['threshold']}", row["reason"]) for row in gate.get("failed") or []],
         examples=[example_of(row) for row in (result.get("examples") or [])[:MOST_EXAMPLES]],
     )
-    return Section("audit", "What moves the reward that should not", body, weak_words(shown), steps(shown))
+    return Section("audit", "What moves the reward that should not", body, weak_words(faults), steps(faults))
 
 
 def probe_of(row: Mapping[str, Any]) -> Probe:
     return Probe(
         name=str(row["name"]),
+        asks=str(row.get("asks") or ""),
         effect=finite(row.get("effect_sd")),
         low=finite(row.get("low")),
         high=finite(row.get("high")),
@@ -89,27 +95,28 @@ def probe_of(row: Mapping[str, Any]) -> Probe:
         overtakes=finite(row.get("overtake_rate")),
         placebo=finite(row.get("placebo_sd")),
         n=row.get("n"),
+        stated=row.get("fault"),
     )
 
 
 def reach_of(probes: Sequence[Probe]) -> float:
     """Half the width of the axis: what the widest interval needs."""
-    ends = [abs(x) for p in probes for x in (p.effect, p.low, p.high, p.placebo) if x is not None]
+    ends = [abs(x) for p in probes for x in (p.effect, p.low, p.high) if x is not None]
     return max(ends, default=0.0) * 1.05 or 1.0
 
 
-def weak_words(shown: Sequence[Probe]) -> tuple[str, ...]:
-    if not shown:
+def weak_words(faults: Sequence[Probe]) -> tuple[str, ...]:
+    if not faults:
         return ()
-    names = ", ".join(f"{p.name} ({p.words})" for p in shown[:NAMED])
-    more = f" and {len(shown) - NAMED} more" if len(shown) > NAMED else ""
+    names = ", ".join(p.name if p.effect is None else f"{p.name} ({in_sd(p.effect)})" for p in faults[:NAMED])
+    more = f" and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
     return (f"Its reward moves with what should not matter: {names}{more}.",)
 
 
-def steps(shown: Sequence[Probe]) -> tuple[str, ...]:
-    if not shown:
+def steps(faults: Sequence[Probe]) -> tuple[str, ...]:
+    if not faults:
         return ()
-    return (f"Before optimising against it, mend “{shown[0].name}”: add pairs in which that alone decides nothing.",)
+    return (f"Before optimising against it, mend “{faults[0].name}”: add pairs in which that alone decides nothing.",)
 
 
 def example_of(row: Mapping[str, Any]) -> dict[str, Any]:
