@@ -266,7 +266,7 @@ def test_figures_carry_titles_and_labels(real_figures: None) -> None:
     assert len(pictures) == 4 + 3 + len(slices), "four plots, three dots of the headline, the slices"
     assert all(attrs.get("role") == "img" and attrs.get("aria-label") for attrs in pictures)
     figures = re.findall(r"<figure.*?</figure>", html, flags=re.S)
-    assert len(figures) == 4 + len({name.partition("=")[0] for name in slices})
+    assert len(figures) == 5 + len({name.partition("=")[0] for name in slices})
     assert all(re.search(r"<h3>.+?</h3>", figure) for figure in figures)
     for label in ("step", "reward of chosen minus reward of rejected", "how often it is right", "50%, a coin"):
         assert label in parsed.text
