@@ -5,7 +5,7 @@
 Reads FOLDER/rm_bench (chat and safety-refuse), FOLDER/llmbar (natural), FOLDER/pandalm (the first 500 rows) and
 FOLDER/xstest (completions of two systems), each by its publisher's rule, as `rewardsmith evaluate --benchmark` does,
 with the prompt-blind baseline. Slices of a benchmark are named as such: none of these figures is a whole published
-score. With --precision bfloat16 the forward pass runs under autocast; the weights and the head stay float32.
+score. With --precision bfloat16 the matrix products are; the weights and the head stay float32.
 The JSON file: {"settings", "machine", "targets": [], "results": {name: result}, "seconds": {name: s}}.
 """
 
@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from speed_common import compute_in, report
+from speed_common import report
 
 # Folder of the data -> benchmark.
 FILES = {"rm_bench": "rm-bench", "llmbar": "llmbar", "pandalm": "pandalm", "xstest": "xstest"}
@@ -26,15 +26,14 @@ def run(options: argparse.Namespace) -> None:
     from rewardsmith.evaluation.benchmarks import benchmark_table, evaluate_benchmark
     from rewardsmith.scoring import load_scorer
 
-    scorer = load_scorer(str(options.model), device=options.device)
+    scorer = load_scorer(str(options.model), device=options.device, precision=options.precision)
     results, seconds, tables = {}, {}, []
     for folder, name in FILES.items():
         if options.only and name not in options.only:
             continue
         print(name, file=sys.stderr, flush=True)
         began = time.perf_counter()
-        with compute_in(options.precision):
-            results[name] = evaluate_benchmark(options.data / folder, scorer, name=name, prompt_blind=True)
+        results[name] = evaluate_benchmark(options.data / folder, scorer, name=name, prompt_blind=options.prompt_blind)
         seconds[name] = time.perf_counter() - began
         tables.append(benchmark_table(results[name]) + f"\n  {seconds[name]:.0f} s")
     report(options, tables, [], {"results": results, "seconds": seconds})
@@ -46,6 +45,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of rm_bench, llmbar, pandalm and xstest")
     parser.add_argument("--only", nargs="+", choices=list(FILES.values()), help="these benchmarks; default: all")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the forward pass")
+    parser.add_argument("--no-prompt-blind", dest="prompt_blind", action="store_false", help="without that baseline")
     parser.add_argument("--device", choices=("auto", "cpu"), default="cpu")
     parser.add_argument("--json", type=Path, help="write the results to this file")
     run(parser.parse_args())
