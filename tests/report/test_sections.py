@@ -17,16 +17,21 @@ from rewardsmith.report.sections import sections
 from tests.report.test_run_page import CASES, META, Page
 
 STRONG = {"name": "<b>praise", "effect_sd": 0.5, "low": 0.4, "high": 0.6, "p_adjusted": 0.01, "placebo_sd": 0.1}
+GATE = {
+    "passed": False,
+    "failed": [{"what": "padding", "key": "max_effect_sd", "threshold": 0.3, "reason": "0.5 is above it"}],
+}
 
 
 def test_audit_is_ranked_escaped_and_claimed() -> None:
     weak = {"name": "heading", "effect_sd": 0.1, "low": -0.1, "high": 0.3}
-    [section] = sections([("audit.json", {"probes": [weak, STRONG], "gate": {"passed": False}})])
+    [section] = sections([("audit.json", {"probes": [weak, STRONG], "gate": GATE})])
     assert Page(section.body).open == []
     assert section.body.index("&lt;b&gt;praise") < section.body.index("heading")
     assert "<b>praise" not in section.body
     assert "The gate is not passed" in section.body
-    assert "1 of 2 probes moves" in section.body
+    assert "padding: max_effect_sd 0.3" in section.body
+    assert "1 of 2 probes finds a fault" in section.body
     assert "+0.50 SD" in section.weak[0]
     assert "heading" not in section.weak[0]
 
@@ -35,6 +40,12 @@ def test_audit_is_ranked_escaped_and_claimed() -> None:
 def test_an_effect_needs_interval_and_p(change: dict[str, float | None]) -> None:
     assert probe_of(STRONG).shown
     assert not probe_of(STRONG | change).shown
+
+
+def test_a_row_that_says_whether_it_is_a_fault_is_believed() -> None:
+    assert not probe_of(STRONG | {"fault": False}).fault
+    assert probe_of(STRONG | {"effect_sd": None, "fault": True}).fault
+    assert probe_of(STRONG).fault
 
 
 @pytest.mark.parametrize("result", [{"other": 1}, {"probes": [{"effect_sd": 1}]}, {"probes": 3}, {"probes": ["x"]}])
