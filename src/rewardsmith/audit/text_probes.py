@@ -302,14 +302,13 @@ def cut_off(cell: Cell) -> float:
 
 @text_probe("cut off", family="cut off", asks="Is an answer that breaks off worth more?", marker=cut_off)
 def breaks_off(text: str, rng: Random) -> Edit | None:
-    """Against the same answer with its last sentence left out: both lack about as much."""
-    parts = sentences(text)
-    if len(parts) < 2:
+    """Inside a word of the last third, against the same text closed with a full stop before that word."""
+    starts = [m.start() for m in re.finditer(r"\b[A-Za-z]{5,}\b", text) if m.start() > 2 / 3 * len(text)]
+    starts = [start for start in starts if MARKS.search(text[:start])]
+    if not starts:
         return None
-    whole = " ".join(parts[:-1])
-    inside = [match.end() - 2 for match in re.finditer(r"\b[A-Za-z]{5,}\b", text)]
-    near = [end for end in inside if abs(end - len(whole)) < 0.15 * len(whole) and MARKS.search(text[:end])]
-    return Edit(text[: rng.choice(near)], placebo=whole) if near else None
+    start = rng.choice(starts)
+    return Edit(text[: start + 2], placebo=text[:start].rstrip(" ,;:.-") + ".")
 
 
 # -- form ---------------------------------------------------------------------------------------------------------
