@@ -21,6 +21,7 @@ from rewardsmith.scoring import FunctionScorer, Scores
 SEEDS = sample(load_seeds().seeds, 24)
 FEW = sample([seed for seed in SEEDS if seed.kind == "knowledge"], 8)
 SOME = [builtin_probes()[name] for name in ("padding", "list", "opener", "constant")]
+LENGTH = {"padding", "restating", "conclusion", "repetition"}
 RIGHT = {seed["right"] for seed in SEEDS if seed.has("right")}
 
 
@@ -39,9 +40,13 @@ def by_name(result):
 
 def test_a_planted_taste_for_length_is_found_by_the_length_probes_and_no_other():
     result = audit(FunctionScorer(lambda p, a: knows(p, a) + 2 * log(len(a))), SEEDS)
-    families = {row["family"] for row in result["probes"] if row["verdict"] == "rewarded"}
+    rewarded = [row for row in result["probes"] if row["verdict"] == "rewarded"]
+    assert {row["name"] for row in rewarded if row["family"] == "length"} == LENGTH
     assert by_name(result)["padding"]["effect_sd"] > 0.3
-    assert families == {"length"}
+    # The noise may cost one false finding (5% of the findings are allowed to be false), but no large one.
+    others = [row for row in rewarded if row["family"] != "length"]
+    assert len(others) <= 1
+    assert all(row["effect_sd"] < 0.2 for row in others)
     assert result["problems"] == []
     assert all(e["reward_after"] > e["reward_before"] for e in result["examples"] if e["probe"] == "padding")
     json.dumps(result, allow_nan=False)
