@@ -1,6 +1,6 @@
 """A picture of the top of a model's report, for the README: light scheme, 1600 pixels wide, a palette to keep it small.
 
-    python benchmarks/report_picture.py RM FILES... --output docs/images/report.png
+    python benchmarks/report_picture.py RM FILES... --output docs/images/report.png [options of rewardsmith report]
 
 Needs chromium and the package playwright.
 """
@@ -25,11 +25,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--title")
     parser.add_argument("--height", type=int, default=HEIGHT, help="CSS pixels from the top")
-    options = parser.parse_args()
+    options, others = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "report.html"
         title = ["--title", options.title] if options.title else []
-        words = ["report", options.model, *options.files, "--output", str(page), "--quiet", *title]
+        words = ["report", options.model, *options.files, "--output", str(page), "--quiet", *title, *others]
         subprocess.run([sys.executable, "-m", "rewardsmith.cli", *words], check=True)
         options.output.parent.mkdir(parents=True, exist_ok=True)
         save(picture(page, options.height), options.output)
