@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rewardsmith.report.outlook import outlook, side_of
+from rewardsmith.report.outlook import of_content, outlook, short_slice, side_of
 from rewardsmith.report.run_length import length_gap
 from rewardsmith.report.verdict import LengthRule, rows_of
 from rewardsmith.statistics import Interval
@@ -75,3 +75,21 @@ def test_length_gap_is_the_difference_of_two_accuracies() -> None:
     right = [row[0] > row[1] for row in rewards]
     shares = [sum(r for r, x in zip(right, longer) if x == side) / longer.count(side) for side in (True, False)]
     assert found.value == pytest.approx(shares[0] - shares[1])
+
+
+def test_slices_by_length_are_no_subject_and_one_file_is_none() -> None:
+    def row(name: str) -> dict[str, object]:
+        return {"slice": name, "n": 90, "accuracy": 0.9, "low": 0.85, "high": 0.95}
+
+    names = [
+        "longer=chosen",
+        "length gap=at most 10%",
+        "label strength=P over 0.9",
+        "source=a.jsonl",
+        "turns=2",
+        "x=code",
+    ]
+    kept = [str(found["slice"]) for found in of_content({"slices": [row(name) for name in names]})]
+    assert kept == ["turns=2", "x=code"]
+    assert [short_slice(name) for name in kept] == ["2 turns", "code"]
+    assert len(of_content({"slices": [row("source=a"), row("source=b")]})) == 2

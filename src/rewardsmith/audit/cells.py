@@ -14,9 +14,9 @@ from rewardsmith.scoring import Scorer
 
 CHUNK = 32  # groups in one call
 AGAIN, AGAIN_ANSWERS = 24, 8  # groups asked a second time, and how many of their answers, in reverse order
-# Of the rewards' spread: above it, the scorer has changed its mind. What rounding in bfloat16 does stays below;
-# `selftest` measures that.
-SAME = 0.05
+# Of the rewards' spread: a reward that moves further is another one. Rounding in bfloat16 moves a rare one by 0.07.
+SAME, RARE = 0.05, 0.02  # and the share of such answers above which the scorer has changed its mind
+FAR = 0.25  # of the spread: one answer that moves so far is enough
 GIVE_UP = 8  # calls for one group that failed in a row: a scorer that is gone is not asked a thousand times
 
 
@@ -109,19 +109,18 @@ def _second_thoughts(scorer: Scorer, groups: Sequence[Group], found: Rewards) ->
     some = groups[:: max(1, len(groups) // AGAIN)][::-1]
     again = [replace(group, responses=group.responses[:AGAIN_ANSWERS][::-1], id="") for group in some]
     spread = float(np.std(list(found.of.values()))) if found.of else 0.0
-    largest, differing = 0.0, 0
+    largest, differing, n = 0.0, 0, 0
     for group, rewards_K, _ in _asked(scorer, again, found):
         for response, reward in zip(group.responses, rewards_K.tolist(), strict=True):
             first = found.of.get(Cell(group.prompt, response[0].content))
             if first is not None:
                 change = abs(reward - first) if np.isfinite(reward) else np.inf
-                largest, differing = max(largest, change), differing + (change > SAME * spread)
-    if not differing:
+                largest, differing, n = max(largest, change), differing + (change > SAME * spread), n + 1
+    if differing <= RARE * n and largest <= FAR * spread:
         return []
     size = "no reward" if np.isinf(largest) else f"a reward that differs by up to {largest:.3g}"
-    return [
-        f"the scorer changes its mind: asked again, {differing} answers got {size} (rewards spread by {spread:.3g})"
-    ]
+    who = f"{differing} of {n} answers"
+    return [f"the scorer changes its mind: asked again, {who} got {size} (rewards spread by {spread:.3g})"]
 
 
 def _first_line(error: BaseException) -> str:

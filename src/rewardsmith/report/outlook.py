@@ -16,6 +16,7 @@ from rewardsmith.report.verdict import CHANCE, FEW_PAIRS, FEW_PROMPTS, LengthRul
 from rewardsmith.statistics import Interval
 
 NAMED = 4  # slices in one sentence; the figure has all
+NOT_CONTENT = ("longer", "length gap", "label strength")  # ways to cut slices that `evaluate` adds itself
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def outlook(
     low, high = ((evaluation.get("accuracy") or {}).get(key) for key in ("low", "high"))
     measured = value_of(evaluation, "accuracy") is not None
     above = low is not None and low > CHANCE
-    slices = evaluation.get("slices") or []
+    slices = of_content(evaluation)
     good = [*standing_words(above, rule), *strong_slices(slices)]
     weak = [
         *worse_than_chance(low, high),
@@ -150,7 +151,7 @@ def next_steps(
         steps.append("Train on more pairs or from a larger base model, and measure again.")
     if standing_of(rule) != "above" or (length_gap and length_words(length_gap)):
         steps.append("Add pairs in which the better answer is not the one that length would choose.")
-    slices = evaluation.get("slices") or []
+    slices = of_content(evaluation)
     poor = [row for row in slices if row["n"] >= FEW_PAIRS // 2 and side_of(row, CHANCE, len(slices)) <= 0]
     if poor:
         steps.append(f"Add training pairs, and held-out pairs, for {named(sorted(poor, key=worst), shares=False)}.")
@@ -163,6 +164,14 @@ def next_steps(
 
 
 # Slices ----------------------------------------------------------------------------------------------
+
+
+def of_content(evaluation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Slices by tag and turns. Those by length and by strength of the label are no subject that one could add data
+    for, and are in the figures; a file is one only where there are several."""
+    slices = [row for row in evaluation.get("slices") or [] if row["slice"].partition("=")[0] not in NOT_CONTENT]
+    files = [row for row in slices if row["slice"].startswith("source=")]
+    return [row for row in slices if len(files) > 1 or row not in files]
 
 
 def side_of(row: Mapping[str, Any], bar: float, n_slices: int) -> int:
@@ -187,8 +196,9 @@ def named(rows: Sequence[Mapping[str, Any]], *, shares: bool = True) -> str:
 
 
 def short_slice(name: str) -> str:
-    """ "subset=code" is "code" to people; a value that is empty keeps its tag."""
-    return name.partition("=")[2] or name
+    """ "subset=code" is "code" to people; a value that is empty keeps its tag, and a number says of what."""
+    tag, _, value = name.partition("=")
+    return f"{value} {tag}" if value[:1].isdigit() else value or name
 
 
 def worst(row: Mapping[str, Any]) -> float:
