@@ -81,7 +81,7 @@ def measure(task: Task) -> Result:
         )
         with Clock() as clock:
             train(config, quiet=True)
-        scorer = load_scorer(config.output, device="cpu")
+        scorer = load_scorer(config.output, device="cpu", precision=task["precision"])
         groups = list(read_groups((task["held_out"],)))
         scorer.score(groups[:1])
         began, cpu_began = time.perf_counter(), time.process_time()

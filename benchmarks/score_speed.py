@@ -77,7 +77,7 @@ def dialogues_of(rows: Sequence[dict[str, Any]]) -> list[Messages]:
 def load_ours(task: Task) -> Score:
     from rewardsmith import Group, Message, load_scorer
 
-    scorer = load_scorer(task["start"], device="cpu")
+    scorer = load_scorer(task["start"], device="cpu", precision=task["precision"])
 
     def score(rows: list[dict[str, Any]]) -> list[float]:
         groups = [

@@ -182,12 +182,15 @@ def load_scorer(
     import torch
 
     from rewardsmith.model.artifact import load_members
+    from rewardsmith.model.speed import keep_freed_memory
 
     models, renderer, meta = load_members(
         path, max_response_length=max_response_length, trust_remote_code=trust_remote_code
     )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        keep_freed_memory()
     return ModelScorer(
         [model.to(device) for model in models],
         renderer,
