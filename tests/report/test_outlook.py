@@ -92,4 +92,5 @@ def test_slices_by_length_are_no_subject_and_one_file_is_none() -> None:
     kept = [str(found["slice"]) for found in of_content({"slices": [row(name) for name in names]})]
     assert kept == ["turns=2", "x=code"]
     assert [short_slice(name) for name in kept] == ["2 turns", "code"]
+    assert short_slice("turns=1") == "1 turn"
     assert len(of_content({"slices": [row("source=a"), row("source=b")]})) == 2

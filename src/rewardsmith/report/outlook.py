@@ -198,6 +198,8 @@ def named(rows: Sequence[Mapping[str, Any]], *, shares: bool = True) -> str:
 def short_slice(name: str) -> str:
     """ "subset=code" is "code" to people; a value that is empty keeps its tag, and a number says of what."""
     tag, _, value = name.partition("=")
+    if value == "1":
+        tag = tag.removesuffix("s")  # of turns
     return f"{value} {tag}" if value[:1].isdigit() else value or name
 
 
