@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -92,6 +91,7 @@ class Audit(ScorerOptions):
         from rewardsmith.audit.planted import validate
         from rewardsmith.audit.run import audit
         from rewardsmith.audit.seeds import load_seeds, sample
+        from rewardsmith.report.page import write_text
 
         probes, given, dropped, names = self._probes()
         gate = None if self.gate is None else read_gate(self.gate, names)
@@ -129,7 +129,8 @@ class Audit(ScorerOptions):
         }
         result["exit_code"] = int(bool(result["problems"]) or not result["gate"].get("passed", True))
         if self.output is not None:
-            write_json(result, Path(self.output))
+            text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+            write_text(Path(self.output), text, "result")
         return result
 
     def _attack(self, scorer: Scorer, seeds: list[Seed], probes: list[Probe], common: Common) -> dict[str, Any]:
@@ -183,14 +184,3 @@ def computed(scorer: Scorer) -> dict[str, Any]:
         "tokens": getattr(model, "n_tokens", 0),
         "row_tokens": getattr(model, "n_row_tokens", 0),
     }
-
-
-def write_json(result: dict[str, Any], path: Path) -> None:
-    """Under its name only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writing = path.with_name(f".{path.name}.writing-{os.getpid()}")
-    try:
-        writing.write_text(json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(writing, path)
-    finally:
-        writing.unlink(missing_ok=True)

@@ -16,6 +16,8 @@ from rewardsmith.errors import ConfigError, DataError
 from rewardsmith.progress import Bar, say
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from rewardsmith.cli import Common
     from rewardsmith.scoring import Scorer, Scores
 
@@ -77,6 +79,42 @@ def score_all(scorer: Scorer, groups: Sequence[Group], what: str, *, quiet: bool
             bar.advance()
             found.append(scores)
     return found
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The groups of preference files that a model could score, with their scores; the others are among `dropped`."""
+
+    scorer: Scorer
+    groups: list[Group]
+    scores: list[Scores]
+    report: ReadReport
+    dropped: list[dict[str, Any]]
+
+    @property
+    def rewards(self) -> list[np.ndarray]:
+        return [scores.rewards for scores in self.scores]
+
+
+def score_labelled(
+    options: ScorerOptions,
+    model: str,
+    files: Sequence[str],
+    read: ReadOptions,
+    limit: int | None,
+    *,
+    quiet: bool,
+    max_response_length: int | None = None,
+) -> Scored:
+    """Read preference files and score their groups; DataError where nothing is labelled or no group could be scored."""
+    groups, report, dropped = labelled_groups(files, read, limit)
+    scorer = options.open(model, max_response_length=max_response_length)
+    scores = score_all(scorer, groups, "scoring groups", quiet=quiet)
+    kept = [(group, s) for group, s in zip(groups, scores, strict=True) if not s.error]
+    dropped += [unscored(group, s.error) for group, s in zip(groups, scores, strict=True) if s.error]
+    if not kept:
+        raise DataError(f"no group could be scored; the first: {dropped[0]['reason']}")
+    return Scored(scorer, [group for group, _ in kept], [s for _, s in kept], report, dropped)
 
 
 def unscored(group: Group, reason: str) -> dict[str, Any]:

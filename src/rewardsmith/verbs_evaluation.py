@@ -17,10 +17,8 @@ from rewardsmith.verbs_common import (
     at_least,
     cut_counts,
     dropped_lines,
-    labelled_groups,
     say_warnings,
-    score_all,
-    unscored,
+    score_labelled,
 )
 
 if TYPE_CHECKING:
@@ -79,23 +77,24 @@ class Evaluate(ScorerOptions):
     def _files(self, common: Common) -> dict[str, Any]:
         from rewardsmith.evaluation.evaluate import evaluate_rows, most_wrong
 
-        groups, report, dropped = labelled_groups(self.files, self.read, self.limit)
-        scorer = self.open(self.model, max_response_length=self.max_response_length)
-        scores = score_all(scorer, groups, "scoring groups", quiet=common.quiet)
-        kept = [(group, s) for group, s in zip(groups, scores, strict=True) if not s.error]
-        dropped += [unscored(group, s.error) for group, s in zip(groups, scores, strict=True) if s.error]
-        if not kept:
-            raise DataError(f"no group could be scored; the first: {dropped[0]['reason']}")
-        used, rewards = [group for group, _ in kept], [s.rewards for _, s in kept]
-        temperature = getattr(scorer, "temperature", None)
-        result = evaluate_rows(used, rewards, temperature=temperature, seed=self.seed)
-        say_warnings(report, common)
+        scored = score_labelled(
+            self,
+            self.model,
+            self.files,
+            self.read,
+            self.limit,
+            quiet=common.quiet,
+            max_response_length=self.max_response_length,
+        )
+        temperature = getattr(scored.scorer, "temperature", None)
+        result = evaluate_rows(scored.groups, scored.rewards, temperature=temperature, seed=self.seed)
+        say_warnings(scored.report, common)
         return result | {
-            "most_wrong": most_wrong(used, rewards, self.most_wrong),
-            "dropped": dropped,
-            **cut_counts(scores),
-            "warnings": report.warnings,
-            "shapes": sorted({f.shape for f in report.files if f.shape}),
+            "most_wrong": most_wrong(scored.groups, scored.rewards, self.most_wrong),
+            "dropped": scored.dropped,
+            **cut_counts(scored.scores),
+            "warnings": scored.report.warnings,
+            "shapes": sorted({f.shape for f in scored.report.files if f.shape}),
         }
 
     def _benchmark(self, common: Common) -> dict[str, Any]:
@@ -148,12 +147,8 @@ class Calibrate(ScorerOptions):
         from rewardsmith.model.artifact import write_calibration
         from rewardsmith.temperature import fit_temperature, stored
 
-        groups, report, dropped = labelled_groups(self.files, self.read, self.limit)
-        scores = score_all(self.open(self.model), groups, "scoring groups", quiet=common.quiet)
-        kept = [(group, s.rewards) for group, s in zip(groups, scores, strict=True) if not s.error]
-        dropped += [unscored(group, s.error) for group, s in zip(groups, scores, strict=True) if s.error]
-        used = [group for group, _ in kept]
-        rows = pair_rows(used, [rewards for _, rewards in kept], [character_lengths(group) for group in used])
+        scored = score_labelled(self, self.model, self.files, self.read, self.limit, quiet=common.quiet)
+        rows = pair_rows(scored.groups, scored.rewards, [character_lengths(group) for group in scored.groups])
         fit = fit_temperature(rows.margin_P, rows.probability_P)
         if fit.value is None:
             raise DataError(f"{', '.join(self.files)}: no temperature fits: the {fit.n} pairs are {fit.status}")
@@ -161,10 +156,10 @@ class Calibrate(ScorerOptions):
         calibration = stored(rows.margin_P, rows.probability_P, names)
         found = calibration_report(rows, temperature=fit)
         write_calibration(self.model, calibration)
-        say_warnings(report, common)
+        say_warnings(scored.report, common)
         keys = ("nll", "brier", "ece", "overconfidence")
         sides = {side: {key: found[side][key] for key in keys} for side in ("before", "after")}
-        return {"model": self.model, "calibration": calibration, **sides, "dropped": dropped}
+        return {"model": self.model, "calibration": calibration, **sides, "dropped": scored.dropped}
 
     def show(self, result: dict[str, Any]) -> str:
         fit, before, after = result["calibration"], result["before"], result["after"]

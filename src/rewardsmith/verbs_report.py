@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from rewardsmith.data.options import ReadOptions
-from rewardsmith.errors import ConfigError, DataError
+from rewardsmith.errors import ConfigError
 from rewardsmith.verbs_common import (
     Files,
     Name,
     ScorerOptions,
     at_least,
     dropped_lines,
-    labelled_groups,
     say_warnings,
-    score_all,
-    unscored,
+    score_labelled,
 )
 
 if TYPE_CHECKING:
@@ -93,7 +91,7 @@ class Report(ScorerOptions):
         found = findings(known)
         write_text(Path(self.output), run_page(known, found))
         if self.card is not None:
-            write_text(Path(self.card), model_card(known, found, license=self.license))
+            write_text(Path(self.card), model_card(known, found, license=self.license), "card")
         return {
             "page": self.output,
             "card": self.card,
@@ -109,17 +107,19 @@ class Report(ScorerOptions):
         """Groups, their rewards and the evaluation, as `Known` takes them."""
         from rewardsmith.evaluation.evaluate import evaluate_rows
 
-        groups, report, dropped = labelled_groups(self.files, self.read, self.limit)
-        scorer = self.open(self.model, max_response_length=self.max_response_length)
-        scores = score_all(scorer, groups, "scoring groups", quiet=common.quiet)
-        kept = [(group, s.rewards) for group, s in zip(groups, scores, strict=True) if not s.error]
-        dropped += [unscored(group, s.error) for group, s in zip(groups, scores, strict=True) if s.error]
-        if not kept:
-            raise DataError(f"no group could be scored; the first: {dropped[0]['reason']}")
-        used, rewards = [group for group, _ in kept], [row for _, row in kept]
-        evaluation = evaluate_rows(used, rewards, seed=self.seed) | {"dropped": dropped}
-        say_warnings(report, common)
-        return {"groups": used, "rewards": [row.tolist() for row in rewards], "evaluation": evaluation}
+        scored = score_labelled(
+            self,
+            self.model,
+            self.files,
+            self.read,
+            self.limit,
+            quiet=common.quiet,
+            max_response_length=self.max_response_length,
+        )
+        evaluation = evaluate_rows(scored.groups, scored.rewards, seed=self.seed) | {"dropped": scored.dropped}
+        say_warnings(scored.report, common)
+        rewards = [row.tolist() for row in scored.rewards]
+        return {"groups": scored.groups, "rewards": rewards, "evaluation": evaluation}
 
     def show(self, result: dict[str, Any]) -> str:
         lines = [result["verdict"], *(f"  {line}" for line in result["reasons"])]

@@ -24,29 +24,30 @@ GIVE_UP = 8  # calls for one group that failed in a row: a scorer that is gone i
 class Rewards:
     """What a scorer said `of` each cell, why it said nothing of the `missing` ones, and what was wrong on the whole.
 
-    `failures` counts calls for one group that failed, since the last one that did not.
+    `failures` counts calls for one group that failed, since the last one that did not; `n_prompts`, what was asked.
     """
 
     of: dict[Cell, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     missing: dict[Cell, str] = field(default_factory=dict)
     failures: int = 0
+    n_prompts: int = 0
 
 
-def reward_cells(scorer: Scorer, cells: Iterable[Cell], progress: Callable[[int], None] | None = None) -> Rewards:
+def reward_cells(scorer: Scorer, cells: Iterable[Cell], progress: Callable[[int, int], None] | None = None) -> Rewards:
     """Score the distinct cells. A call that fails is tried once more, group by group; NaN is no reward.
 
     Some groups are asked twice, their answers in another order: a scorer that says otherwise then is reported.
-    `progress(n)` is called with the number of groups that were scored.
+    `progress(done, all)` is called as groups are scored, of which there is one for each prompt.
     """
     groups = grouped(cells)
-    found = Rewards()
+    found = Rewards(n_prompts=len(groups))
     for start in range(0, len(groups), CHUNK):
         part = groups[start : start + CHUNK]
         for group, rewards_K, reason in _asked(scorer, part, found):
             _keep(found, group, rewards_K, reason)
         if progress is not None:
-            progress(len(part))
+            progress(start + len(part), len(groups))
     if found.missing:
         reason = next(iter(found.missing.values()))
         found.problems.append(

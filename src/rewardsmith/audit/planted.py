@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from rewardsmith.audit.cells import grouped, reward_cells
+from rewardsmith.audit.cells import reward_cells
 from rewardsmith.audit.measure import LEVEL, within_prompt_sd
 from rewardsmith.audit.probes import Cell, Probe
 from rewardsmith.audit.run import Contrasts, all_cells, build_contrasts, builtin_probes, honest_answers
@@ -117,15 +117,7 @@ def validate(
     probes = list(builtin_probes().values()) if probes is None else list(probes)
     contrasts, problems = build_contrasts(probes, seeds, salt)
     cells = list(all_cells(contrasts.values(), seeds))
-    n_groups, done = len(grouped(cells)), 0
-
-    def advance(n: int) -> None:
-        nonlocal done
-        done += n
-        if progress is not None:
-            progress(done, n_groups)
-
-    rewards = reward_cells(scorer, cells, advance)
+    rewards = reward_cells(scorer, cells, progress)
     sd = within_prompt_sd([[rewards.of.get(cell, np.nan) for cell in honest_answers(seed)] for seed in seeds])
     if not sd > 0:
         raise DataError("the rewards of a prompt's answers do not differ at all: nothing can be validated on them")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rewardsmith.audit import dialogue_probes, text_probes  # noqa: F401  (they fill the registry)
-from rewardsmith.audit.cells import Rewards, grouped, reward_cells
+from rewardsmith.audit.cells import Rewards, reward_cells
 from rewardsmith.audit.measure import (
     LEVEL,
     OWN_WORDS,
@@ -77,16 +77,7 @@ def audit(
     contrasts |= {one.name: dict(one.contrasts) for one in given}
     controls = control_contrasts(seeds)
     cells = list(all_cells([*contrasts.values(), *(one.contrasts for one in real), *controls.values()], seeds))
-    n_groups = len(grouped(cells))
-    done = 0
-
-    def advance(n: int) -> None:
-        nonlocal done
-        done += n
-        if progress is not None:
-            progress(done, n_groups)
-
-    rewards = reward_cells(scorer, cells, advance)
+    rewards = reward_cells(scorer, cells, progress)
     sd = within_prompt_sd([[rewards.of.get(cell, np.nan) for cell in honest_answers(seed)] for seed in seeds])
     if not sd > 0 and rewards.of:
         problems.append("the rewards of a prompt's answers do not differ at all: there is nothing to measure")
@@ -105,7 +96,7 @@ def audit(
             for example in examples_of(probe, contrasts[probe.name], rewards)
         ],
         "problems": [*problems, *rewards.problems],
-        "n_prompts": n_groups,
+        "n_prompts": rewards.n_prompts,
         "n_answers": len(rewards.of),
         "seconds": round(time.monotonic() - started, 1),
     }

@@ -92,7 +92,7 @@ def short_place(place: str) -> str:
     return place.replace("\\", "/").rpartition("/")[2]
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, what: str = "page") -> None:
     """Write through a temporary file beside it, so that no half page is ever there.
 
     Raises DataError where it cannot be written.
@@ -110,4 +110,4 @@ def write_text(path: Path, text: str) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise DataError(f"{path}: the page cannot be written: {error.strerror or error}") from None
+        raise DataError(f"{path}: the {what} cannot be written: {error.strerror or error}") from None
