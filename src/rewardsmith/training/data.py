@@ -140,3 +140,32 @@ def _sha256(path: Path) -> str | None:
         return None
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def data_notes(train: Data, held_out: Data, renderer: Renderer) -> list[str]:
+    """What a user should know of both sides before training starts, a line each."""
+    notes = []
+    for side, data in (("training", train), ("held-out", held_out)):
+        if not data.encoded:
+            continue
+        shapes = ", ".join(sorted({f.shape for f in data.report.files if f.shape}))
+        notes.append(
+            f"{side}: {len(data.encoded)} groups, {data.n_pairs} pairs" + (f" (shape {shapes})" if shapes else "")
+        )
+        notes += [f"warning: {warning}" for warning in data.report.warnings]
+        dropped = len(data.report.dropped)
+        if dropped:
+            row = data.report.dropped[0]
+            notes.append(f"{side}: {dropped} rows dropped, the first {row.file}:{row.line}: {row.reason}")
+        if data.left_out:
+            first_out = data.left_out[0]
+            first = f"{first_out['source']}: {first_out['reason']}"
+            notes.append(f"{side}: {len(data.left_out)} groups left out, the first {first}")
+    report = renderer.report
+    if report.prompts_cut or report.responses_cut:
+        notes.append(f"cut to fit: {report.prompts_cut} prompts (oldest tokens), {report.responses_cut} answers")
+    if renderer.contract.date_pinned:
+        notes.append("the chat template inserts today's date: pinned to a fixed one, saved with the model")
+    if renderer.contract.prompt_depends_on_answer:
+        notes.append("the chat template changes earlier turns depending on the answer: less of the prompt is shared")
+    return notes

@@ -30,13 +30,13 @@ from rewardsmith.model.layers import depth
 from rewardsmith.model.load import Base, load_base
 from rewardsmith.model.speed import keep_freed_memory
 from rewardsmith.progress import Bar, clock, say
-from rewardsmith.temperature import stored
 from rewardsmith.text.pack import PackedBatch, pack, plan_batches
 from rewardsmith.text.render import Encoded, Renderer
 from rewardsmith.training import checkpoint
 from rewardsmith.training.cache import GB, CacheUnusable, TrunkCache
 from rewardsmith.training.config import TrainConfig
-from rewardsmith.training.data import fingerprint, load_data, prompt_blocks, some, sources
+from rewardsmith.training.data import data_notes, fingerprint, load_data, prompt_blocks, some, sources
+from rewardsmith.training.held_out import held_out_metrics
 from rewardsmith.training.meter import Meter, speed
 from rewardsmith.training.objective import PreferenceLoss, make_pair_batch, step_weight
 from rewardsmith.training.optim import make_members, make_optimizer, rate_factor, resolve_precision
@@ -103,7 +103,7 @@ class Run:
             notes.append(f"padded path: {self.models[0].path_reason}")
         self.renderer = Renderer(base.tokenizer, config.render)
         self.train_data, self.eval_data = load_data(config, self.renderer)
-        for note in [*base.notes, *notes, *self._data_notes()]:
+        for note in [*base.notes, *notes, *data_notes(self.train_data, self.eval_data, self.renderer)]:
             self.tell(note)
         self.sharded = config.shard and self.accelerator.num_processes > 1
         if self.sharded:
@@ -367,28 +367,10 @@ class Run:
         return bool(patience) and self.state["bad_evaluations"] >= patience
 
     def evaluate(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Accuracy over decided pairs (a tie in reward is wrong; None without any), mean pair loss, mean reward;
-        and the temperature of these pairs, as the artifact keeps it (None where a reward is not finite)."""
+        """What the loop watches on the held-out groups, and their temperature: see `held_out_metrics`."""
         rewards = [rewards_MK.mean(axis=0) for rewards_MK in self._rewards(self.eval_data.encoded)]
         self._train_mode()
-        margins, labels = [], []
-        for item, reward_K in zip(self.eval_data.encoded, rewards, strict=True):
-            for p in item.group.preferences:
-                margins.append(reward_K[p.chosen] - reward_K[p.rejected])
-                labels.append(p.probability)
-        margin_P, probability_P = np.array(margins, dtype=np.float64), np.array(labels, dtype=np.float64)
-        loss_P = np.logaddexp(0.0, -margin_P) * probability_P + np.logaddexp(0.0, margin_P) * (1 - probability_P)
-        right_P = (margin_P * (probability_P - 0.5) > 0)[probability_P != 0.5]
-        everything = np.concatenate(rewards)
-        calibration = stored(margin_P, probability_P, "held-out") if np.isfinite(margin_P).all() else None
-        metrics = {
-            "accuracy": float(right_P.mean()) if len(right_P) else None,
-            "loss": float(loss_P.mean()) if len(loss_P) else 0.0,
-            "n_pairs": len(right_P),
-            "reward_mean": float(everything.mean()),
-            "reward_std": float(everything.std()),
-        }
-        return metrics, calibration
+        return held_out_metrics([item.group for item in self.eval_data.encoded], rewards)
 
     @torch.no_grad()
     def _rewards(self, encoded: Sequence[Encoded]) -> list[np.ndarray]:
@@ -554,35 +536,6 @@ class Run:
     def tell(self, text: str) -> None:
         if self.loud:
             say(text)
-
-    def _data_notes(self) -> list[str]:
-        notes = []
-        for side, data in (("training", self.train_data), ("held-out", self.eval_data)):
-            if not data.encoded:
-                continue
-            shapes = ", ".join(sorted({f.shape for f in data.report.files if f.shape}))
-            notes.append(
-                f"{side}: {len(data.encoded)} groups, {data.n_pairs} pairs" + (f" (shape {shapes})" if shapes else "")
-            )
-            notes += [f"warning: {warning}" for warning in data.report.warnings]
-            dropped = len(data.report.dropped)
-            if dropped:
-                row = data.report.dropped[0]
-                notes.append(f"{side}: {dropped} rows dropped, the first {row.file}:{row.line}: {row.reason}")
-            if data.left_out:
-                first_out = data.left_out[0]
-                first = f"{first_out['source']}: {first_out['reason']}"
-                notes.append(f"{side}: {len(data.left_out)} groups left out, the first {first}")
-        report = self.renderer.report
-        if report.prompts_cut or report.responses_cut:
-            notes.append(f"cut to fit: {report.prompts_cut} prompts (oldest tokens), {report.responses_cut} answers")
-        if self.renderer.contract.date_pinned:
-            notes.append("the chat template inserts today's date: pinned to a fixed one, saved with the model")
-        if self.renderer.contract.prompt_depends_on_answer:
-            notes.append(
-                "the chat template changes earlier turns depending on the answer: less of the prompt is shared"
-            )
-        return notes
 
 
 class _InterruptGuard:
