@@ -39,6 +39,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "compare": ("rewardsmith.verbs_compare", "Compare", "two reward models on the same pairs"),
     "selftest": ("rewardsmith.verbs_compare", "SelfTest", "does a reward depend on what it must not depend on?"),
     "audit": ("rewardsmith.verbs_audit", "Audit", "which edits raise the reward without raising quality"),
+    "optimize": (
+        "rewardsmith.verbs_optimize",
+        "Optimize",
+        "what pressure on a reward does to real quality, and how far to go",
+    ),
     "explain": ("rewardsmith.verbs_explain", "Explain", "what is rewarded, in words and word by word"),
     "report": ("rewardsmith.verbs_report", "Report", "one page: what a reward model is good for, and where it is weak"),
     "export": ("rewardsmith.verbs", "Export", "a copy of a reward model in another dtype"),

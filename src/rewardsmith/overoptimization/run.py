@@ -1,0 +1,81 @@
+"""The exact bench: one reward, recorded candidates with gold, every way to optimise, one result ready for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rewardsmith.overoptimization.candidates import Pool
+from rewardsmith.overoptimization.curves import (
+    DRAWS,
+    Draws,
+    curve_rows,
+    gold_rewards,
+    length_rewards,
+    methods_for,
+    path_of,
+    random_rewards,
+)
+from rewardsmith.overoptimization.guard import halves, optimum, recommend
+from rewardsmith.statistics import Floats
+
+RECOMMENDED = ("best_of_n_iid", "tilt")  # by n, and by the KL penalty
+
+
+def bench(
+    pools: Sequence[Pool],
+    rewards: Sequence[Floats],
+    golds: Sequence[str],
+    *,
+    methods: Sequence[str] = (),
+    sizes: Sequence[int] | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What optimising this reward does to gold, ready for JSON.
+
+    curves, length_only, oracle, random   rows as of `curves.curve_rows`: of the reward, of length, of the first gold
+                                          column itself, and of numbers drawn at random
+    optimum                               `guard.optimum` of every method
+    recommendation                        `guard.recommend`: by n, drawn with replacement, and by the KL penalty; of
+                                          the first method where neither is among them
+    `rewards[p]` has a finite number for every answer of `pools[p]`.
+    """
+    chosen = list(methods or methods_for(pools))
+    drawn = Draws(pools, draws, seed)
+    half_P = halves(pools)
+    of_length = length_rewards(pools)
+    beside = {
+        "length_only": of_length,
+        "oracle": gold_rewards(pools),
+        "random": random_rewards(pools, seed),
+    }
+    paths = {method: path_of(method, pools, rewards, sizes) for method in chosen}
+    others = {
+        name: {method: path_of(method, pools, other, sizes) for method in chosen}
+        for name, other in beside.items()
+        if any(np.ptp(reward_K) > 0 for reward_K in other)
+    }
+    length = others.get("length_only", {})
+    return {
+        "n_prompts": len(pools),
+        "n_candidates": sum(len(reward_K) for reward_K in rewards),
+        "gold": golds[0],
+        "golds": list(golds),
+        "base": {"gold": drawn.intervals(next(iter(paths.values())).base_JP[0][:, None])[0]},
+        "curves": [
+            row for method, path in paths.items() for row in curve_rows(path, golds, drawn, beside=length.get(method))
+        ],
+        **{
+            name: [row for path in others.get(name, {}).values() for row in curve_rows(path, golds, drawn)]
+            for name in beside
+        },
+        "optimum": [optimum(path, half_P, drawn, beside=length.get(method)) for method, path in paths.items()],
+        "length_optimum": [optimum(path, half_P, drawn) for path in length.values()],
+        "recommendation": [
+            recommend(paths[method], half_P, drawn)
+            for method in ([name for name in RECOMMENDED if name in paths] or chosen[:1])
+        ],
+    }
