@@ -209,6 +209,188 @@ def joined(work: Path, names: list[str]) -> Path:
     return folder
 
 
+# -- report --------------------------------------------------------------------------------------------------
+
+
+def report(options: argparse.Namespace) -> None:
+    from rewardsmith.data.options import ReadOptions
+    from rewardsmith.overoptimization.candidates import read_pools
+    from rewardsmith.overoptimization.curves import Draws, length_rewards
+
+    pools, _, _ = read_pools([str(test_file(options.work))], ["gold"], ReadOptions())
+    rewards = read_scores(options.work)
+    study = Study(pools, Draws(pools, 1000, 0), {"length": length_rewards(pools), **rewards})
+    result = {
+        "n_prompts": len(pools),
+        "n_candidates": sum(len(pool.base_K) for pool in pools),
+        "curves": {name: study.curve(name) for name in study.rewards},
+        "sweeps": {axis: [study.law(name) | {axis: at} for at, name in points] for axis, points in SWEEPS.items()},
+        "members": study.members_sweep(),
+        "ensembles": {side: study.ensemble(side) for side in ("clean", "noisy")},
+        "shared_error": {side: study.shared(side) for side in ("clean", "noisy")},
+    }
+    show(result)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    if options.figure:
+        draw(result, options.figure)
+
+
+SWEEPS: dict[str, list[tuple[float, str]]] = {
+    "prompts": [*((size, f"size-{size}") for size in SIZES), (TRAIN_PROMPTS, "clean-0")],
+    "noise": [(0.0, "clean-0"), (0.12, "noise-12"), (NOISE, "noisy-0"), (0.4, "noise-40")],
+    "layers": [*((depth, f"depth-{depth}") for depth in DEPTHS), (30, "clean-0")],
+}
+
+
+def read_scores(work: Path) -> dict[str, list[Any]]:
+    import numpy as np
+
+    found: dict[str, list[Any]] = {}
+    for file in sorted(work.glob("rewards-*.json")):
+        for name, rows in json.loads(file.read_text()).items():
+            found[name] = [np.array(row) for row in rows]
+    return found
+
+
+class Study:
+    """Curves of many rewards on the same prompts, under the same bootstrap draws."""
+
+    def __init__(self, pools: list[Any], draws: Any, rewards: dict[str, list[Any]]) -> None:
+        self.pools, self.draws, self.rewards = pools, draws, rewards
+
+    def path(self, rewards: list[Any], method: str = "best_of_n") -> Any:
+        from rewardsmith.overoptimization.curves import path_of
+
+        return path_of(method, self.pools, rewards)
+
+    def curve(self, name: str) -> list[dict[str, Any]]:
+        from rewardsmith.overoptimization.curves import curve_rows
+
+        beside = self.path(self.rewards["length"])
+        keys = ("n", "kl", "proxy", "gold", "low", "high", "over_length")
+        rows = curve_rows(self.path(self.rewards[name]), ["gold"], self.draws, beside=beside)
+        return [{key: row[key] for key in keys} for row in rows]
+
+    def law(self, name: str) -> dict[str, Any]:
+        """Both laws of one model, and its gold at the peak of its curve and at the end."""
+        return {"model": name, **self._law(self.rewards[name])}
+
+    def _law(self, rewards: list[Any]) -> dict[str, Any]:
+        from rewardsmith.overoptimization.laws import fit_laws
+
+        path = self.path(rewards, "best_of_n_iid")
+        fits = fit_laws(path.kl_PS, path.gold_JPS[0], path.base_JP[0], draws=1000)
+        gold_S = path.gold_JPS[0].mean(axis=0)
+        at_end = self.draws.intervals(path.gold_JPS[0][:, [-1]])[0]
+        return {"laws": fits, "best_gold": float(gold_S.max()), "gold_at_end": at_end}
+
+    def members_sweep(self) -> list[dict[str, Any]]:
+        """The mean of the first 1 .. 5 members."""
+        rows = []
+        for side in ("clean", "noisy"):
+            for m in range(1, len(SEEDS) + 1):
+                mean = [members_MK[:m].mean(axis=0) for members_MK in self._members(side)]
+                rows.append({"side": side, "members": m, **self._law(mean)})
+        return rows
+
+    def _members(self, side: str) -> list[Any]:
+        import numpy as np
+
+        return [np.stack(rows) for rows in zip(*(self.rewards[f"{side}-{seed}"] for seed in SEEDS), strict=True)]
+
+    def ensemble(self, side: str) -> list[dict[str, Any]]:
+        """Gold at each n by every way to make one reward of five members, less what one member reaches on average."""
+        import numpy as np
+        from rewardsmith.aggregation import HOWS, aggregate
+
+        members = self._members(side)
+        alone = [self.path(self.rewards[f"{side}-{seed}"]) for seed in SEEDS]
+        single_PS = np.mean([path.gold_JPS[0] for path in alone], axis=0)
+        base_P = alone[0].base_JP[0]
+        ways = {"single": None, **{how: [aggregate(m_MK, how) for m_MK in members] for how in HOWS}}
+        if f"warm-{side}" in self.rewards:
+            ways["warm"] = self.rewards[f"warm-{side}"]
+        rows = []
+        for way, rewards in ways.items():
+            gold_PS = single_PS if rewards is None else self.path(rewards).gold_JPS[0]
+            over = self.draws.intervals(gold_PS - single_PS)
+            gain = self.draws.intervals(gold_PS - base_P[:, None])
+            for s, n in enumerate(alone[0].strength_S.astype(int).tolist()):
+                rows.append({"way": way, "n": n, "gain": gain[s], "over_single": over[s]})
+        return rows
+
+    def shared(self, side: str) -> dict[str, Any]:
+        from rewardsmith.overoptimization.shared_error import shared_error
+
+        return shared_error(self._members(side), [pool.gold_JK[0] for pool in self.pools], [1, 2, 4, 8, 16, 32])
+
+
+def show(result: dict[str, Any]) -> None:
+    def of(found: dict[str, Any], sign: str = "+") -> str:
+        return f"{found['value']:{sign}.3f} [{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"
+
+    print(f"{result['n_candidates']} answers to {result['n_prompts']} prompts; gold at n, best of n")
+    sizes = [row["n"] for row in result["curves"]["length"]]
+    print(f"{'':<12}" + "".join(f"{n:>8}" for n in sizes) + "   over length at the largest n")
+    for name, rows in result["curves"].items():
+        print(f"{name:<12}" + "".join(f"{row['gold']:8.3f}" for row in rows) + f"   {of(rows[-1]['over_length'])}")
+    for axis, rows in result["sweeps"].items():
+        print(f"\nby {axis}: alpha, beta, R^2 of d(alpha - beta d) and of d(alpha - beta log d)")
+        for row in rows:
+            fits = [(law["alpha"], law["beta"], law["r2"]) for law in row["laws"]]
+            words = "   ".join("–" if None in fit else "{:.3f} {:.3f} {:.2f}".format(*fit) for fit in fits)
+            print(f"  {row[axis]:<8g}{words}   gold at the end {of(row['gold_at_end'], '')}")
+    print("\nby members: alpha, beta, R^2")
+    for row in result["members"]:
+        law = row["laws"][0]
+        print(f"  {row['side']:<6} {row['members']}  {law['alpha']:.3f} {law['beta']:.3f} {law['r2']:.2f}")
+    last = max(sizes)
+    for side, rows in result["ensembles"].items():
+        print(f"\n{side} labels, five members, n = {last}: gain over the base policy; over a single member (paired)")
+        for row in rows:
+            if row["n"] == last:
+                print(f"  {row['way']:<12}{of(row['gain'])}   {of(row['over_single'])}")
+        print(f"  {result['shared_error'][side]['sentence']}")
+
+
+def draw(result: dict[str, Any], file: Path) -> None:
+    """Four panels: curves by model, ensembles on clean and on noisy labels, and alpha and beta by each sweep."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 2, figsize=(11, 8), constrained_layout=True)
+    panel = axes[0, 0]
+    for name in ("length", "clean-0", "noisy-0", "size-40", "depth-6"):
+        if name in result["curves"]:
+            rows = result["curves"][name]
+            panel.plot([row["n"] for row in rows], [row["gold"] for row in rows], marker="o", markersize=3, label=name)
+            panel.fill_between(
+                [row["n"] for row in rows], [row["low"] for row in rows], [row["high"] for row in rows], alpha=0.12
+            )
+    panel.set(title="gold by best of n", xlabel="n", ylabel="gold (davinci003 judge)", xscale="log")
+    for panel, side in ((axes[0, 1], "clean"), (axes[1, 0], "noisy")):
+        ways: dict[str, list[dict[str, Any]]] = {}
+        for row in result["ensembles"][side]:
+            ways.setdefault(row["way"], []).append(row)
+        for way, rows in ways.items():
+            style = {"color": "black", "linestyle": "--"} if way == "single" else {}
+            panel.plot([row["n"] for row in rows], [row["gain"]["value"] for row in rows], label=way, **style)
+        panel.set(title=f"five members, {side} labels", xlabel="n", ylabel="gain over the base policy", xscale="log")
+    panel = axes[1, 1]
+    for axis, rows in result["sweeps"].items():
+        at = list(range(len(rows)))
+        for key, style in (("alpha", "-"), ("beta", ":")):
+            panel.plot(at, [row["laws"][0][key] for row in rows], style, marker="o", label=f"{key} by {axis}")
+    panel.set(title="d(alpha - beta d) by sweep", xlabel="point of the sweep, weakest change first")
+    for panel in axes.flat:
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=7)
+    figure.savefig(file, dpi=130)
+
+
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=["prepare", "train", "score", "report"])
@@ -225,4 +407,4 @@ def parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     options = parser().parse_args()
-    {"prepare": prepare, "train": train, "score": score}[options.stage](options)
+    {"prepare": prepare, "train": train, "score": score, "report": report}[options.stage](options)
