@@ -66,7 +66,7 @@ def clustered_bootstrap(
     value = number_or_none(statistic(sums_CS.sum(0, keepdims=True))[0])
     if len(sums_CS) < 2 or value is None or draws == 0:
         return Interval(value)
-    values_D = statistic(_resampled_sums(sums_CS, draws, np.random.default_rng(seed)))
+    values_D = statistic(resampled_sums(sums_CS, draws, np.random.default_rng(seed)))
     values_D = values_D[~np.isnan(values_D)]
     if len(values_D) == 0:
         return Interval(value)
@@ -98,7 +98,7 @@ def cluster_sums(rows_PS: Floats, cluster_P: ArrayLike) -> Floats:
     return sums_CS
 
 
-def _resampled_sums(sums_CS: Floats, draws: int, rng: np.random.Generator) -> Floats:
+def resampled_sums(sums_CS: Floats, draws: int, rng: np.random.Generator) -> Floats:
     """(D, S) column sums of `draws` samples of C clusters with replacement.
 
     Clusters with the same sums are interchangeable, so each draw counts kinds of cluster: exact, and for
