@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from rewardsmith.data.schema import text_of
+from rewardsmith.overoptimization.bought import bought, markers
 from rewardsmith.overoptimization.candidates import Pool
 from rewardsmith.overoptimization.curves import (
     DRAWS,
     Draws,
+    Path,
     curve_rows,
     gold_rewards,
     length_rewards,
@@ -19,9 +22,11 @@ from rewardsmith.overoptimization.curves import (
     random_rewards,
 )
 from rewardsmith.overoptimization.guard import halves, optimum, recommend
+from rewardsmith.overoptimization.laws import fit_laws
 from rewardsmith.statistics import Floats
 
 RECOMMENDED = ("best_of_n_iid", "tilt")  # by n, and by the KL penalty
+FIT_UNTIL = 16  # draws: what the laws' extrapolation test is fitted on
 
 
 def bench(
@@ -41,11 +46,14 @@ def bench(
     optimum                               `guard.optimum` of every method
     recommendation                        `guard.recommend`: by n, drawn with replacement, and by the KL penalty; of
                                           the first method where neither is among them
+    laws                                  `laws.fit_laws` along these two methods, of the reward and of length
+    bought                                `bought.bought` along the first method
     `rewards[p]` has a finite number for every answer of `pools[p]`.
     """
     chosen = list(methods or methods_for(pools))
     drawn = Draws(pools, draws, seed)
     half_P = halves(pools)
+    more: dict[str, Any] = {"draws": draws, "seed": seed}
     of_length = length_rewards(pools)
     beside = {
         "length_only": of_length,
@@ -78,4 +86,28 @@ def bench(
             recommend(paths[method], half_P, drawn)
             for method in ([name for name in RECOMMENDED if name in paths] or chosen[:1])
         ],
+        "laws": [
+            {"of": name, "method": method, "gold": golds[0], **law}
+            for name, found in (("reward", paths), ("length_only", length))
+            for method in RECOMMENDED
+            if method in found
+            for law in _laws(found[method], more)
+        ],
+        "bought": _bought(pools, rewards, paths[chosen[0]], more),
     }
+
+
+def _laws(path: Path, more: dict[str, Any]) -> list[dict[str, Any]]:
+    """Both laws; by n, fitted up to FIT_UNTIL draws and held against the rest."""
+    known_S = path.strength_S <= FIT_UNTIL
+    until = float(path.kl_PS.mean(axis=0)[known_S].max()) if path.in_n and known_S.any() else None
+    return fit_laws(path.kl_PS, path.gold_JPS[0], path.base_JP[0], fit_until=until, **more)
+
+
+def _bought(pools: Sequence[Pool], rewards: Sequence[Floats], path: Path, more: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each strength's gain is made of, weakest first. The base policy has gained nothing, and is left out."""
+    names, features = markers([[text_of(response) for response in pool.group.responses] for pool in pools])
+    gold, base = [pool.gold_JK[0] for pool in pools], [pool.base_K for pool in pools]
+    rows = bought(features, names, rewards, gold, path.weights, base, path.strength_S.tolist(), **more)
+    kl_S = path.kl_PS.mean(axis=0)
+    return [{"method": path.method, **row} for row, kl in zip(rows, kl_S, strict=True) if kl > 1e-12]
