@@ -6,13 +6,15 @@ By marker. Proxy and gold are regressed on the markers within prompts, over all 
 The part of a marker is its coefficient times how far the policy moves its mean; what is left is the rest. It says
 what a straight line in the markers accounts for, not what caused it.
 
-By length bucket. A prompt's candidates in thirds by length; m mass and y mean of a bucket under the policy, m0 and y0
-under the base:
+By length bucket. A prompt's candidates in thirds by length; over all prompts, m is the mass and y the mean (less the
+prompt's base mean) of a third under the policy, m0 and y0 under the base:
 
-    gain = sum_b (m_b - m0_b) (y_b + y0_b) / 2  +  sum_b (m_b + m0_b) / 2 (y_b - y0_b)
-         = between (mass moved to other lengths)  +  within (better answers of like length)
+    gain = sum_b (m_b - m0_b) y0_b                 +  sum_b m_b (y_b - y0_b)
+         = between (mass moved to other lengths)   +  within (better answers of like length)
 
-It needs no straight line, and length can only hide in `within` as far as it differs inside a third.
+It needs no straight line, and length can only hide in `within` as far as it differs inside a third. Both sums are taken
+at the base's means and the policy's masses: the form that averages the two sides would give a third that the policy
+has all but left half a vote, by the mean of next to nothing.
 Source: Kitagawa (1955), "Components of a difference between two rates"; Oaxaca (1973) for the regression.
 
     P  prompts
@@ -41,6 +43,8 @@ from rewardsmith.statistics import Floats, Interval, Ints, resampled_sums
 BUCKETS = 3
 FEWEST_PER_COLUMN = 5  # degrees of freedom within prompts for each coefficient: below it nothing is regressed
 SMALLEST = 1e-10  # share of the largest direction: below it two markers cannot be told apart
+ROUNDING = 1e-10  # of the standard deviation
+MOST_SHARE = 1.5  # of a gain: beyond it two numbers say more than a percentage
 LENGTH = "length"
 
 # What is looked at, each the log of 1 + the counts of these features of `data.surface` taken together; a ready opener
@@ -194,11 +198,8 @@ def _of_prompt(row: _Prompt) -> dict[str, Floats]:
     has_S = np.asarray(np.isfinite(row.policy_SK).all(1))
     policy_SK = np.where(has_S[:, None], row.policy_SK, base_K)  # no move where the size is not there
     one_KB = np.eye(BUCKETS)[row.bucket_K]
-    mass_SB, mass0_B = policy_SK @ one_KB, base_K @ one_KB
-    weighted_K2B = value_K2[:, :, None] * one_KB[:, None, :]
-    total_S2B = np.einsum("sk,kvb->svb", policy_SK, weighted_K2B)
-    total0_2B = np.einsum("k,kvb->vb", base_K, weighted_K2B)
-    between_S2, within_S2 = kitagawa(mass_SB[:, None], total_S2B, mass0_B, total0_2B)
+    weighted_K2B = deviation_K2[:, :, None] * one_KB[:, None, :]
+    has_S1, has_S11 = has_S[:, None], has_S[:, None, None]
     return {
         "prompts": np.ones(1),
         "gram": (centred_KF * base_K[:, None]).T @ centred_KF,
@@ -207,10 +208,10 @@ def _of_prompt(row: _Prompt) -> dict[str, Floats]:
         "has": has_S.astype(np.float64),
         "shift": policy_SK @ centred_KF,
         "gain": policy_SK @ deviation_K2,
-        "between": between_S2,
-        "within": within_S2,
-        "mass": mass_SB * has_S[:, None],
-        "mass0": mass0_B * has_S[:, None],
+        "mass": policy_SK @ one_KB * has_S1,
+        "mass0": base_K @ one_KB * has_S1,
+        "total": np.einsum("sk,kvb->svb", policy_SK, weighted_K2B) * has_S11,
+        "total0": np.einsum("k,kvb->vb", base_K, weighted_K2B) * has_S11,
     }
 
 
@@ -223,16 +224,10 @@ def centred(value_KX: Floats, base_K: Floats) -> Floats:
 def kitagawa(mass_B: Floats, total_B: Floats, mass0_B: Floats, total0_B: Floats) -> tuple[Floats, Floats]:
     """(between, within), summed over the last axis; `total` is mass times mean.
 
-    A bucket that one side leaves empty has no mean there: the other side's stands for it, so that all of its change is
-    mass moved.
+    A bucket that the base leaves empty has no mean there, and its change counts as within; no policy reaches one.
     """
-    empty_B, empty0_B = mass_B <= 0, mass0_B <= 0
-    mean_B = np.divide(total_B, mass_B, out=np.zeros(np.broadcast(total_B, mass_B).shape), where=~empty_B)
-    mean0_B = np.divide(total0_B, mass0_B, out=np.zeros(np.broadcast(total0_B, mass0_B).shape), where=~empty0_B)
-    mean_B, mean0_B = np.where(empty_B, mean0_B, mean_B), np.where(empty0_B, mean_B, mean0_B)
-    between = ((mass_B - mass0_B) * (mean_B + mean0_B) / 2).sum(-1)
-    within = ((mass_B + mass0_B) / 2 * (mean_B - mean0_B)).sum(-1)
-    return between, within
+    mean0_B = np.divide(total0_B, mass0_B, out=np.zeros(np.broadcast(total0_B, mass0_B).shape), where=mass0_B > 0)
+    return ((mass_B - mass0_B) * mean0_B).sum(-1), (total_B - mass_B * mean0_B).sum(-1)
 
 
 def _statistics(sums: dict[str, Floats], group_F: Ints) -> dict[str, Floats]:
@@ -249,16 +244,28 @@ def _statistics(sums: dict[str, Floats], group_F: Ints) -> dict[str, Floats]:
     with np.errstate(invalid="ignore", divide="ignore"):
         r2_D2 = np.where(sums["variance"] > 0, explained_D2 / sums["variance"], np.nan)
         shift_sd_DSF = shift_DSF / np.where(sd_DF > 0, sd_DF, np.nan)[:, None]
+    mass_DS1B, mass0_DS1B = sums["mass"][:, :, None], sums["mass0"][:, :, None]
+    between_DS2, within_DS2 = kitagawa(mass_DS1B, sums["total"], mass0_DS1B, sums["total0"])
+    value_sd_D2 = np.sqrt(sums["variance"] / n_D)
+
+    def whole(value: Floats) -> Floats:
+        """Rounding is no gain: best of 1 gains exactly nothing."""
+        least = ROUNDING * value_sd_D2.reshape(len(n_D), *[1] * (value.ndim - 2), 2)
+        return np.where(np.abs(value) < least, 0.0, value)
+
     return {
         "has": sums["has"],
-        "gain": gain_DS2,
-        "part": part_DSM2,
-        "rest": gain_DS2 - part_DSM2.sum(2),
+        "gain": whole(gain_DS2),
+        "part": whole(part_DSM2),
+        "rest": whole(gain_DS2 - part_DSM2.sum(2)),
         "shift": shift_DSF,
         "shift_sd": shift_sd_DSF,
-        "sd": np.sqrt(sums["variance"] / n_D),
+        "sd": value_sd_D2,
         "r2": r2_D2,
-        **{name: sums[name] / n_DS1 for name in ("between", "within", "mass", "mass0")},
+        "between": whole(between_DS2 / n_DS1),
+        "within": whole(within_DS2 / n_DS1),
+        "mass": sums["mass"] / n_DS1,
+        "mass0": sums["mass0"] / n_DS1,
     }
 
 
@@ -355,9 +362,9 @@ def _sure(interval: dict[str, float | None]) -> bool:
 
 
 def _share(part: float, row: dict[str, Any], side: str) -> str:
-    """A part of a gain as a share; as two numbers where the gain is not told apart from zero."""
+    """A part of a gain as a share; as two numbers where the gain is near zero."""
     gain = row[f"{side}_gain"]
-    if _sure(row[f"{side}_interval"]) and gain > 0:
+    if _sure(row[f"{side}_interval"]) and gain > 0 and abs(part) <= MOST_SHARE * gain:
         return f"{part / gain:.0%}"
     return f"{part:+.3g} (of {gain:+.3g} in all)"
 
