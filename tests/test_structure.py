@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("scoring",),
     ("score_cache",),
     ("ensemble",),
+    ("weight_averaging",),
     ("training",),
     ("evaluation", "audit", "overoptimization"),
     ("refresh", "report", "serving"),
