@@ -64,6 +64,20 @@ def test_heads_on_one_trunk_have_no_barrier():
     assert found["n_pairs"] == 10
 
 
+def test_the_average_of_heads_on_one_trunk_is_the_ensembles_mean():
+    model, renderer = RewardModel(tiny_trunk()), Renderer(tiny_tokenizer(), RenderConfig(max_length=64))
+    states = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        torch.nn.init.normal_(model.value_head.weight)
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+    alone = []
+    for state in [*states, mean_of(states)]:
+        model.load_state_dict(state)
+        alone.append(np.concatenate([s.rewards for s in ModelScorer(model, renderer).score(GROUPS)]))
+    assert alone[-1] == pytest.approx(np.mean(alone[:3], axis=0), abs=1e-5)
+
+
 def test_the_same_network_with_its_units_in_another_order_is_behind_a_barrier():
     """Two weights that are one function: the loss is the same at both ends, and not in between."""
     model = RewardModel(tiny_trunk())
