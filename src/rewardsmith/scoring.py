@@ -173,7 +173,7 @@ class ModelScorer:
         for group in groups:
             item = by_group.get(id(group))
             if item is None:
-                results.append(unscored(group, reasons.get(group.id, "left out by the renderer")))
+                results.append(no_scores(group, reasons.get(group.id, "left out by the renderer")))
             else:
                 rewards_MK, std = done[id(group)]
                 lengths = tuple(len(row) for row in item.token_ids)
@@ -281,7 +281,7 @@ class JointScorer:
     def _joined(self, group: Group, of_parts: Sequence[Scores]) -> Scores:
         error = next((scores.error for scores in of_parts if scores.error), "")
         if error:
-            return unscored(group, error)
+            return no_scores(group, error)
         rewards_MK = np.empty((sum(map(len, self.index)), len(group.responses)))
         for scores, index in zip(of_parts, self.index, strict=True):
             rewards_MK[index] = scores.rewards if scores.members is None else scores.members
@@ -289,7 +289,7 @@ class JointScorer:
         return self.reading.scores(rewards_MK, None, cut, of_parts[0].n_tokens)
 
 
-def unscored(group: Group, reason: str) -> Scores:
+def no_scores(group: Group, reason: str) -> Scores:
     """A group without rewards, and why."""
     return Scores(np.full(len(group.responses), np.nan), error=reason)
 

@@ -14,7 +14,7 @@ from rewardsmith.data.options import ReadOptions
 from rewardsmith.data.readers import read_groups
 from rewardsmith.data.schema import Group
 from rewardsmith.errors import ConfigError
-from rewardsmith.progress import say
+from rewardsmith.progress import Bar, say
 from rewardsmith.verbs_common import Files, Name, at_least, labelled_groups, say_warnings
 
 if TYPE_CHECKING:
@@ -112,15 +112,17 @@ class Average:
         if self.data:
             groups, report, _ = labelled_groups(self.data, self.read, self.limit)
             say_warnings(report, common)
-        meta = average(
-            self.models,
-            self.output,
-            groups=groups,
-            overwrite=self.overwrite,
-            device="cuda" if self.device == "auto" and torch.cuda.is_available() else "cpu",
-            seed=self.seed,
-            trust_remote_code=self.trust_remote_code,
-        )
+        with Bar("points between members", quiet=common.quiet or not groups) as bar:
+            meta = average(
+                self.models,
+                self.output,
+                groups=groups,
+                overwrite=self.overwrite,
+                device="cuda" if self.device == "auto" and torch.cuda.is_available() else "cpu",
+                seed=self.seed,
+                trust_remote_code=self.trust_remote_code,
+                progress=bar.advance,
+            )
         return {"output": self.output, **meta}
 
     def show(self, result: dict[str, Any]) -> str:

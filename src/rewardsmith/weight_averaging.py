@@ -9,7 +9,7 @@ Source: Rame et al. (2401.12187) for WARM; Frankle et al. (1912.05671) for the b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -50,6 +50,7 @@ def average(
     device: str = "cpu",
     seed: int = 0,
     trust_remote_code: bool = False,
+    progress: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Write the reward model whose weights are the mean of the members', and return its metadata, with "barrier" where
     labelled `groups` are given. Raises ModelError for members without one architecture, tokenizer and trunk."""
@@ -70,7 +71,7 @@ def average(
         "calibration": None,
     }
     if groups:
-        note["barrier"] = barrier(model.to(device), renderer, members, mean, groups, seed=seed)
+        note["barrier"] = barrier(model.to(device), renderer, members, mean, groups, seed=seed, progress=progress)
     model.to("cpu").load_state_dict(mean.state)
     return save_reward_model(model, renderer, output, meta=note, probe=renderer.encode(PROBE), overwrite=overwrite)
 
@@ -105,7 +106,7 @@ def distance(a: State, b: State) -> float:
 def mean_of(states: Sequence[State], weights: Sequence[float] | None = None) -> State:
     """The (weighted) mean of weights, added up in float64 and given in the type of the first; what is no float must be
     the same in all."""
-    weights = weights or [1 / len(states)] * len(states)
+    weights = weights or [1.0] * len(states)
     found = {}
     for name, first in states[0].items():
         if not first.is_floating_point():
@@ -115,7 +116,7 @@ def mean_of(states: Sequence[State], weights: Sequence[float] | None = None) -> 
         total = torch.zeros_like(first, dtype=torch.float64)
         for weight, state in zip(weights, states, strict=True):
             total += weight * state[name].double()
-        found[name] = total.to(first.dtype)
+        found[name] = (total / sum(weights)).to(first.dtype)
     return found
 
 
@@ -130,24 +131,31 @@ def barrier(
     groups: Sequence[Group],
     *,
     seed: int = 0,
+    progress: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Accuracy and loss along the straight lines between members (up to three), or from each to the average.
 
     {"n_pairs", "lines": [{"a", "b", "points": [{"t", "accuracy", "loss"}], "loss_barrier", "accuracy_barrier"}],
     "average": {"accuracy", "loss"}}. A barrier is the most by which a point is worse than the straight line between
     the figures of the ends: 0 or below where there is none. Intervals are clustered by prompt. `model` is used to hold
-    the weights of each point.
+    the weights of each point; `progress` is called after each.
     """
     ends = list(combinations(members, 2)) if len(members) <= PAIRS_UP_TO else [(member, mean) for member in members]
     known: dict[str, dict[str, Any]] = {}
 
+    def measured(state: State) -> dict[str, Any]:
+        found = figures(model, renderer, state, groups, seed)
+        if progress is not None:
+            progress()
+        return found
+
     def at(a: Member, b: Member, t: float) -> dict[str, Any]:
-        if t in (0.0, 1.0):
-            end = a if t == 0 else b
-            if end.name not in known:
-                known[end.name] = figures(model, renderer, end.state, groups, seed)
-            return known[end.name]
-        return figures(model, renderer, mean_of([a.state, b.state], [1 - t, t]), groups, seed)
+        if t not in (0.0, 1.0):
+            return measured(mean_of([a.state, b.state], [1 - t, t]))
+        end = a if t == 0 else b
+        if end.name not in known:
+            known[end.name] = measured(end.state)
+        return known[end.name]
 
     lines = []
     for a, b in ends:
