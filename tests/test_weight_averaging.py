@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from rewardsmith import weight_averaging
 from rewardsmith.data.schema import Group, Message, Preference
 from rewardsmith.errors import ModelError
 from rewardsmith.model.artifact import load_reward_model
@@ -59,7 +60,7 @@ def test_heads_on_one_trunk_have_no_barrier():
     middle = line["points"][2]
     assert middle["loss"]["value"] == pytest.approx(np.log(2), abs=1e-6)  # the head is zero there
     assert middle == {"t": 0.5, **found["average"]}
-    quarter = figures(model, renderer, mean_of([own, turned], [0.75, 0.25]), GROUPS)
+    (quarter,) = figures(model, renderer, [mean_of([own, turned], [0.75, 0.25])], GROUPS)
     assert {"t": 0.25, **quarter} == line["points"][1]
     assert found["n_pairs"] == 10
 
@@ -108,7 +109,7 @@ def test_the_same_network_with_its_units_in_another_order_is_behind_a_barrier():
 
 def test_the_figures_are_those_of_a_loop():
     model, renderer = RewardModel(tiny_trunk()), Renderer(tiny_tokenizer(), RenderConfig(max_length=64))
-    found = figures(model, renderer, model.state_dict(), GROUPS)
+    (found,) = figures(model, renderer, [model.state_dict()], GROUPS)
     losses, right = [], []
     for group in GROUPS:
         (item,) = renderer.encode([replace(group)])
@@ -123,10 +124,18 @@ def test_the_figures_are_those_of_a_loop():
     assert found["accuracy"]["value"] == pytest.approx(np.mean(right))
 
 
-def test_four_members_are_compared_with_their_average():
+def test_four_members_are_compared_with_their_average(monkeypatch):
     model, renderer = RewardModel(tiny_trunk()), Renderer(tiny_tokenizer(), RenderConfig(max_length=64))
     members = [member(f"m{i}", i) for i in range(4)]
-    found = barrier(model, renderer, members, Member("average", mean_of([m.state for m in members])), GROUPS[:2])
+    done: list[int] = []
+    average_ = Member("average", mean_of([m.state for m in members]))
+    found = barrier(model, renderer, members, average_, GROUPS[:2], progress=done.append)
+    assert sum(done) == 5 + 4 * 3
+    # one at a time, nothing shared: the same figures
+    monkeypatch.setattr(weight_averaging, "AT_ONCE_BYTES", 1)
+    alone = barrier(model, renderer, members, average_, GROUPS[:2])
+    for one, other in zip(found["lines"], alone["lines"], strict=True):
+        assert one["loss_barrier"] == pytest.approx(other["loss_barrier"], abs=1e-5)
     assert [(line["a"], line["b"]) for line in found["lines"]] == [(f"m{i}", "average") for i in range(4)]
 
 

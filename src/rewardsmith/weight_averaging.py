@@ -9,7 +9,8 @@ Source: Rame et al. (2401.12187) for WARM; Frankle et al. (1912.05671) for the b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -21,14 +22,15 @@ import torch
 from rewardsmith.data.schema import Group
 from rewardsmith.ensemble import member_folders, name_of
 from rewardsmith.errors import DataError, ModelError
-from rewardsmith.model.artifact import PROBE, load_reward_model, save_reward_model
+from rewardsmith.model.artifact import PROBE, load_reward_model, save_reward_model, share_layers, split_families
 from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.scoring import ModelScorer
-from rewardsmith.statistics import clustered_mean
+from rewardsmith.statistics import Floats, clustered_mean
 from rewardsmith.text.render import Renderer
 
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 PAIRS_UP_TO = 3  # members; with more, the lines go from each to the average
+AT_ONCE_BYTES = 2e9  # of weights that differ between the points of a line, held at a time
 UNRELATED = 0.5  # relative distance: trunks that were drawn apart are at about 1.4, fine-tunings of one far below 0.1
 State = Mapping[str, torch.Tensor]
 
@@ -50,7 +52,7 @@ def average(
     device: str = "cpu",
     seed: int = 0,
     trust_remote_code: bool = False,
-    progress: Callable[[], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Write the reward model whose weights are the mean of the members', and return its metadata, with "barrier" where
     labelled `groups` are given. Raises ModelError for members without one architecture, tokenizer and trunk."""
@@ -131,76 +133,97 @@ def barrier(
     groups: Sequence[Group],
     *,
     seed: int = 0,
-    progress: Callable[[], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Accuracy and loss along the straight lines between members (up to three), or from each to the average.
 
     {"n_pairs", "lines": [{"a", "b", "points": [{"t", "accuracy", "loss"}], "loss_barrier", "accuracy_barrier"}],
     "average": {"accuracy", "loss"}}. A barrier is the most by which a point is worse than the straight line between
-    the figures of the ends: 0 or below where there is none. Intervals are clustered by prompt. `model` is used to hold
-    the weights of each point; `progress` is called after each.
+    the figures of the ends: 0 or below where there is none. Intervals are clustered by prompt. `model` is
+    copied for each point, and `progress` called with the number of points that were measured.
     """
-    ends = list(combinations(members, 2)) if len(members) <= PAIRS_UP_TO else [(member, mean) for member in members]
-    known: dict[str, dict[str, Any]] = {}
-
-    def measured(state: State) -> dict[str, Any]:
-        found = figures(model, renderer, state, groups, seed)
+    lines = list(combinations(members, 2)) if len(members) <= PAIRS_UP_TO else [(member, mean) for member in members]
+    ends = {member.name: member for member in (*members, mean)}
+    points = [*ends, *((a.name, b.name, t) for a, b in lines for t in STEPS[1:-1])]
+    known: dict[Any, dict[str, Any]] = {}
+    for part in in_parts(points, [member.state for member in members]):
+        states = [
+            ends[point].state
+            if isinstance(point, str)
+            else mean_of([ends[point[0]].state, ends[point[1]].state], [1 - point[2], point[2]])
+            for point in part
+        ]
+        known |= zip(part, figures(model, renderer, states, groups, seed), strict=True)
         if progress is not None:
-            progress()
-        return found
+            progress(len(part))
+    return {
+        "n_pairs": known[mean.name]["n_pairs"],
+        "lines": [_line(a, b, known) for a, b in lines],
+        "average": known[mean.name],
+    }
 
-    def at(a: Member, b: Member, t: float) -> dict[str, Any]:
-        if t not in (0.0, 1.0):
-            return measured(mean_of([a.state, b.state], [1 - t, t]))
-        end = a if t == 0 else b
-        if end.name not in known:
-            known[end.name] = measured(end.state)
-        return known[end.name]
 
-    lines = []
-    for a, b in ends:
-        points = [{"t": t, **at(a, b, t)} for t in STEPS]
-        rises = {
-            key: [
-                point[key]["value"] - (1 - t) * points[0][key]["value"] - t * points[-1][key]["value"]
-                for t, point in zip(STEPS, points, strict=True)
-            ]
-            for key in ("accuracy", "loss")
-        }
-        lines.append(
-            {
-                "a": a.name,
-                "b": b.name,
-                "points": points,
-                "loss_barrier": max(rises["loss"][1:-1]),
-                "accuracy_barrier": max(-rise for rise in rises["accuracy"][1:-1]),
-            }
-        )
-    of_mean = at(mean, mean, 0.0)
-    return {"n_pairs": of_mean["n_pairs"], "lines": lines, "average": of_mean}
+def _line(a: Member, b: Member, known: Mapping[Any, dict[str, Any]]) -> dict[str, Any]:
+    inner = [{"t": t, **known[(a.name, b.name, t)]} for t in STEPS[1:-1]]
+    points = [{"t": STEPS[0], **known[a.name]}, *inner, {"t": STEPS[-1], **known[b.name]}]
+
+    def rises(key: str) -> list[float]:
+        first, last = points[0][key]["value"], points[-1][key]["value"]
+        return [point[key]["value"] - (1 - point["t"]) * first - point["t"] * last for point in inner]
+
+    return {
+        "a": a.name,
+        "b": b.name,
+        "points": points,
+        "loss_barrier": max(rises("loss")),
+        "accuracy_barrier": max(-rise for rise in rises("accuracy")),
+    }
+
+
+def in_parts(points: Sequence[Any], states: Sequence[State]) -> Iterator[Sequence[Any]]:
+    """The points in parts whose own weights, those that differ between the members, fit into AT_ONCE_BYTES."""
+    own = sum(
+        value.nbytes for name, value in states[0].items() if not all(torch.equal(value, s[name]) for s in states[1:])
+    )
+    size = max(1, int(AT_ONCE_BYTES // max(own, 1)))
+    for start in range(0, len(points), size):
+        yield points[start : start + size]
 
 
 def figures(
-    model: RewardModel, renderer: Renderer, state: State, groups: Sequence[Group], seed: int = 0
-) -> dict[str, Any]:
-    """Accuracy (decided pairs, a tie in reward is wrong) and Bradley-Terry loss of the model with these weights."""
-    model.load_state_dict(state)
-    scored = ModelScorer(model, renderer).score(groups)
-    rows = [
-        (scores.rewards[p.chosen] - scores.rewards[p.rejected], p.probability, group.prompt_id)
-        for group, scores in zip(groups, scored, strict=True)
-        if not scores.error
+    model: RewardModel, renderer: Renderer, states: Sequence[State], groups: Sequence[Group], seed: int = 0
+) -> list[dict[str, Any]]:
+    """Accuracy (decided pairs; a tie in reward is wrong) and Bradley-Terry loss of the model with each of the weights.
+
+    Layers that they have in common are computed once.
+    """
+    models: list[RewardModel] = []
+    for state in states:
+        one = copy.deepcopy(model)
+        one.load_state_dict(state)
+        share_layers(models, one)
+        models.append(one)
+    split_families(models)
+    scored = [s for s in zip(groups, ModelScorer(models, renderer).score(groups), strict=True) if not s[1].error]
+    pairs = [
+        ((np.atleast_2d(s.rewards) if s.members is None else s.members)[:, [p.chosen, p.rejected]], p, group)
+        for group, s in scored
         for p in group.preferences
     ]
-    if not rows:
+    if not pairs:
         raise DataError("no pair could be scored: the line between the members cannot be measured")
-    margin_P, probability_P = np.array([row[:2] for row in rows], np.float64).T
-    prompt_P = np.array([row[2] for row in rows])
+    margin_NP = np.stack([two_N2[:, 0] - two_N2[:, 1] for two_N2, _, _ in pairs], axis=1)
+    probability_P = np.array([p.probability for _, p, _ in pairs])
+    prompt_P = np.array([group.prompt_id for _, _, group in pairs])
+    return [_figures(margin_P, probability_P, prompt_P, seed) for margin_P in margin_NP]
+
+
+def _figures(margin_P: Floats, probability_P: Floats, prompt_P: Any, seed: int) -> dict[str, Any]:
     loss_P = probability_P * np.logaddexp(0, -margin_P) + (1 - probability_P) * np.logaddexp(0, margin_P)
     decided_P = probability_P > 0.5
     accuracy = clustered_mean((margin_P > 0)[decided_P], prompt_P[decided_P], seed=seed)
     loss = clustered_mean(loss_P, prompt_P, seed=seed)
-    return {"n_pairs": len(rows), "accuracy": accuracy.to_json(), "loss": loss.to_json()}
+    return {"n_pairs": len(margin_P), "accuracy": accuracy.to_json(), "loss": loss.to_json()}
 
 
 def barrier_table(found: Mapping[str, Any]) -> str:
