@@ -86,6 +86,7 @@ def test_an_ensemble_joins_with_all_its_members_and_verbs_take_it(run, tmp_path)
     assert "two/member-0" in out
     assert run("selftest", tmp_path / "two", "prefs.jsonl")[0] == 0
     assert run("report", tmp_path / "e", "prefs.jsonl", "--output", tmp_path / "page.html")[0] == 0
+    assert "3, which were trained apart (two/member-0, two/member-1, wide)" in (tmp_path / "page.html").read_text()
     for how in ("min", "mean-var", "soft-min", "lower-bound"):
         code, out, _ = run("evaluate", tmp_path / "e", "prefs.jsonl", "--aggregate", how, "--json")
         assert code == 0
