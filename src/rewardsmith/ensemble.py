@@ -258,7 +258,7 @@ def fit_posterior(
     features = scorer.features(groups)
     known = [(group, found_KH) for group, found_KH in zip(groups, features, strict=True) if found_KH is not None]
     pairs = [found_KH[p.chosen] - found_KH[p.rejected] for group, found_KH in known for p in group.preferences]
-    head_H = scorer.models[0].value_head.weight.detach()[0].double().cpu().numpy()
+    head_H = scorer.models[0].head()
     mean_H = np.concatenate([found_KH for _, found_KH in known]).mean(axis=0) if known else np.zeros_like(head_H)
     delta_PH = np.stack(pairs) if pairs else np.zeros((0, len(head_H)))
     posterior, note = fit_laplace(delta_PH, head_H, mean_H, prior=prior)

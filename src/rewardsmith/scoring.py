@@ -330,29 +330,22 @@ def load_scorer(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         keep_freed_memory()
-    reading = reading_of(meta, aggregate, aggregate_strength)
     for part in parts:
         part.models[:] = [model.to(device) for model in part.models]
+    reading = reading_of(meta, aggregate, aggregate_strength)
+    options: dict[str, Any] = {"tokens_per_batch": tokens_per_batch, "precision": precision}
     if len(parts) > 1:
-        scorers = [
-            ModelScorer(part.models, part.renderer, tokens_per_batch=tokens_per_batch, precision=precision)
-            for part in parts
-        ]
+        scorers = [ModelScorer(part.models, part.renderer, **options) for part in parts]
         return JointScorer(list(zip(scorers, (part.index for part in parts), strict=True)), reading)
-    head_H = parts[0].models[0].value_head.weight.detach()[0].double().cpu().numpy()
-    posterior = read_posterior(Path(path), len(head_H)) if meta.get("laplace") and n_members(meta) == 1 else None
-    uncertainty: Uncertainty | None = posterior
-    if mc_dropout:
-        mean_H = None if posterior is None else posterior.mean_H
-        uncertainty = HeadDropout(head_H, mc_dropout, mc_dropout_rate, seed, mean_H)
-    return ModelScorer(
-        parts[0].models,
-        parts[0].renderer,
-        tokens_per_batch=tokens_per_batch,
-        reading=reading,
-        uncertainty=uncertainty,
-        precision=precision,
-    )
+    models = parts[0].models
+    uncertainty: Uncertainty | None = None
+    if len(models) == 1:
+        posterior = read_posterior(Path(path), models[0].value_head.in_features) if meta.get("laplace") else None
+        uncertainty = posterior
+        if mc_dropout:
+            mean_H = None if posterior is None else posterior.mean_H
+            uncertainty = HeadDropout(models[0].head(), mc_dropout, mc_dropout_rate, seed, mean_H)
+    return ModelScorer(models, parts[0].renderer, reading=reading, uncertainty=uncertainty, **options)
 
 
 def n_members(meta: Mapping[str, Any]) -> int:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -160,6 +161,10 @@ class RewardModel(nn.Module):
             return hidden_BLH[:, 0] if pooled is None else pooled
         last_B = mask_BL.shape[1] - 1 - mask_BL.flip(1).argmax(1)
         return hidden_BLH[torch.arange(len(last_B), device=last_B.device), last_B]
+
+    def head(self) -> np.ndarray:
+        """[H] the value head's weights in float64."""
+        return self.value_head.weight.detach()[0].double().cpu().numpy()
 
     def read(self, pooled_RH: torch.Tensor) -> torch.Tensor:
         """The value head, in float32 even under autocast."""
