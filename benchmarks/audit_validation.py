@@ -93,24 +93,27 @@ def trained(output: Path, data: Sequence[Group], options: argparse.Namespace) ->
 class Members:
     """Several models with the same layers below the trained ones: each text is computed once for all of them."""
 
-    def __init__(self, paths: Sequence[str], n_upper: int) -> None:
-        from rewardsmith.model.artifact import load_members
+    def __init__(self, paths: Sequence[str]) -> None:
+        from rewardsmith.model.artifact import load_members, share_layers, split_families
 
-        models = []
+        models: list[Any] = []
         for path in paths:
-            members, self.renderer, _ = load_members(path)
-            members[0].split(n_upper)
-            models.append(members[0])
-        self.scorer = ModelScorer(models, self.renderer)
+            (model,), renderer, _ = load_members(path)
+            share_layers(models, model)
+            models.append(model)
+        split_families(models)
+        self.scorer = ModelScorer(models, renderer)
         self.known: dict[tuple[Any, str], np.ndarray] = {}
         self.member = 0
 
     def score(self, groups: Sequence[Group]) -> list[Scores]:
         unknown = [g for g in groups if any((g.prompt, text_of(r)) not in self.known for r in g.responses)]
-        encoded = self.renderer.encode(unknown)
-        for item, rewards_MK in zip(encoded, self.scorer._rewards(encoded), strict=True):
-            for response, rewards_M in zip(item.group.responses, rewards_MK.T, strict=True):
-                self.known[(item.group.prompt, text_of(response))] = rewards_M
+        for group, scores in zip(unknown, self.scorer.score(unknown), strict=True):
+            if scores.error:
+                continue
+            rewards_MK = scores.rewards[None] if scores.members is None else scores.members
+            for response, rewards_M in zip(group.responses, rewards_MK.T, strict=True):
+                self.known[(group.prompt, text_of(response))] = rewards_M
         nothing = np.full(len(self.scorer.models), np.nan)
         rows = [[self.known.get((g.prompt, text_of(r)), nothing)[self.member] for r in g.responses] for g in groups]
         return [Scores(np.array(row)) for row in rows]
@@ -126,7 +129,7 @@ def by_training(options: argparse.Namespace) -> dict[str, Any]:
     for name in names:
         extra = [] if name == "nothing" else planted_groups(groups, name, options.share, 0)
         paths.append(trained(options.work / name.replace(" ", "-"), [*groups, *extra], options))
-    members, seeds = Members(paths, options.train_layers), seeds_of(options.seeds, options.n)
+    members, seeds = Members(paths), seeds_of(options.seeds, options.n)
     results = {}
     for member, name in enumerate(names):
         members.member = member

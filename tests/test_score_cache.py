@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from rewardsmith.data.schema import Group, Message
-from rewardsmith.model.artifact import save_reward_model, write_calibration
+from rewardsmith import score_cache
+from rewardsmith.aggregation import aggregate
+from rewardsmith.data.schema import Group, Message, Preference
+from rewardsmith.ensemble import fit_posterior, join
+from rewardsmith.errors import ConfigError
+from rewardsmith.model.artifact import save_reward_model, write_note
 from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.score_cache import open_scorer
-from rewardsmith.scoring import ModelScorer
+from rewardsmith.scoring import ModelScorer, Scores, load_scorer
 from rewardsmith.text.render import RenderConfig, Renderer
 from tests.tiny import tiny_tokenizer, tiny_trunk
 
@@ -86,9 +91,46 @@ def test_what_decides_a_reward_is_part_of_the_name(folder, asked, tmp_path):
     assert not np.array_equal(old, new)
 
 
+def test_members_are_kept_and_another_aggregate_costs_no_scoring(tmp_path, asked):
+    join([save(tmp_path / "one"), save(tmp_path / "two", seed=1)], tmp_path / "e")
+    asked.clear()
+    folder = str(tmp_path / "e")
+    plain = load_scorer(folder).score(GROUPS)
+    first, second = (open_scorer(folder).score(GROUPS) for _ in range(2))
+    lowest = open_scorer(folder, aggregate="min").score(GROUPS)
+    assert asked == [7, 7]
+    for a, b, c, low in zip(plain, first, second, lowest, strict=True):
+        assert a.members.shape == (2, len(a.rewards))
+        for other in (b, c):
+            assert all(np.array_equal(getattr(a, n), getattr(other, n)) for n in ("rewards", "std", "members"))
+        assert np.array_equal(low.members, a.members)
+        assert low.rewards == pytest.approx(aggregate(a.members, "min"))
+        assert low.calibrated is None
+    with pytest.raises(ConfigError, match="a single reward model"):
+        open_scorer(save(tmp_path / "one"), aggregate="min")
+
+
+def test_a_posterior_is_part_of_the_name_and_its_std_is_kept(folder, asked):
+    open_scorer(folder).score(GROUPS)
+    pairs = [replace(g, preferences=(Preference(chosen=0, rejected=1),)) for g in GROUPS if len(g.responses) > 1]
+    fit_posterior(folder, load_scorer(folder), pairs)
+    first, second = (open_scorer(folder).score(GROUPS) for _ in range(2))
+    assert asked == [7, 7]
+    assert all(np.array_equal(a.std, b.std) and (a.std > 0).all() for a, b in zip(first, second, strict=True))
+    assert all(a.members is None for a in first)
+
+
+def test_what_an_older_layout_kept_is_not_read(folder, asked, monkeypatch):
+    monkeypatch.setattr(score_cache, "LAYOUT", 1)
+    old = open_scorer(folder)
+    old._write({old._key(group): Scores(np.full(len(group.responses), 99.0)) for group in GROUPS})
+    monkeypatch.undo()
+    assert all(abs(s.rewards).max() < 50 for s in open_scorer(folder).score(GROUPS))
+
+
 def test_a_new_temperature_costs_no_scoring(folder, asked):
     before = open_scorer(folder).score(GROUPS)
-    write_calibration(folder, {"temperature": 4.0, "status": "fitted", "n_pairs": 9, "pairs": "dev.jsonl"})
+    write_note(folder, calibration={"temperature": 4.0, "status": "fitted", "n_pairs": 9, "pairs": "dev.jsonl"})
     after = open_scorer(folder).score(GROUPS)
     assert asked == [7]
     assert np.allclose(before[2].calibrated, 2 * after[2].calibrated)

@@ -13,8 +13,9 @@ import torch
 
 from rewardsmith.data.schema import Group, Message, Preference
 from rewardsmith.errors import ConfigError, Interrupted
+from rewardsmith.last_layer import fit_laplace
 from rewardsmith.model.reward_model import RewardModel
-from rewardsmith.scoring import FunctionScorer, ModelScorer, Scores, read_rewards, score_file
+from rewardsmith.scoring import FunctionScorer, JointScorer, ModelScorer, Reading, Scores, read_rewards, score_file
 from rewardsmith.text.render import RenderConfig, Renderer
 from tests.tiny import CHAT_TEMPLATE, tiny_tokenizer, tiny_trunk
 
@@ -183,3 +184,63 @@ def test_existing_output_is_kept(scorer, tmp_path):
     with pytest.raises(ConfigError, match="exists"):
         score_file(scorer, groups(1), tmp_path / "rows.jsonl")
     assert (tmp_path / "rows.jsonl").read_text() == "mine"
+
+
+def test_members_are_served_and_aggregated_centred_on_the_prompt():
+    torch.manual_seed(1)
+    models, renderer = [RewardModel(tiny_trunk(seed=i)) for i in range(3)], Renderer(tiny_tokenizer())
+    plain = ModelScorer(models, renderer).score(groups())
+    lower = ModelScorer(models, renderer, reading=Reading(aggregate="lower-bound", strength=2, temperature=3)).score(
+        groups()
+    )
+    for a, b in zip(plain, lower, strict=True):
+        assert a.members.shape == (3, len(a.rewards))
+        assert a.rewards == pytest.approx(a.members.mean(axis=0))
+        centred = a.members - a.members.mean(axis=1, keepdims=True)
+        assert b.rewards == pytest.approx(a.rewards - 2 * centred.std(axis=0, ddof=1))
+        assert b.calibrated is None  # the temperature was fitted to the mean
+    alone = ModelScorer(models[0], renderer).score(groups()[:1])[0]
+    assert alone.members is None
+    with pytest.raises(ConfigError, match="a single reward model"):
+        ModelScorer(models[0], renderer, reading=Reading(aggregate="min"))
+
+
+def test_features_are_what_the_head_reads_and_the_uncertainty_is_of_them(scorer):
+    some = groups()
+    features = scorer.features(some)
+    head = scorer.models[0].value_head.weight.detach()[0].double().numpy()
+    for found, scores in zip(features, scorer.score(some), strict=True):
+        assert found @ head == pytest.approx(scores.rewards, abs=1e-5)
+    posterior, _ = fit_laplace(np.random.default_rng(0).normal(size=(9, 32)), head, np.zeros(32), prior=1.0)
+    unsure = ModelScorer(scorer.models, scorer.renderer, tokens_per_batch=60, uncertainty=posterior)
+    for found, scores in zip(features, unsure.score(some), strict=True):
+        assert scores.std == pytest.approx(posterior.std(found), abs=1e-6)
+
+
+def test_parts_with_other_tokens_are_one_ensemble():
+    other = CHAT_TEMPLATE.replace("'</s>'", "'!</s>'")
+    single = [
+        ModelScorer(RewardModel(tiny_trunk(seed=i)), Renderer(tiny_tokenizer(t)))
+        for i, t in enumerate((other, CHAT_TEMPLATE))
+    ]
+    pair = ModelScorer([RewardModel(tiny_trunk(seed=i)) for i in (2, 3)], Renderer(tiny_tokenizer()))
+    joint = JointScorer([(single[0], [1]), (pair, [3, 0]), (single[1], [2])], Reading(offsets=(1.0, 2.0, 3.0, 4.0)))
+    for i, scores in enumerate(joint.score(groups())):
+        (by_pair,) = pair.score([groups()[i]])
+        alone = [s.score([groups()[i]])[0].rewards for s in single]
+        wanted = np.stack([by_pair.members[1], alone[0], alone[1], by_pair.members[0]])
+        assert scores.members == pytest.approx(wanted, abs=1e-5)
+        assert scores.rewards == pytest.approx(wanted.mean(axis=0), abs=1e-5)
+        assert scores.std == pytest.approx((wanted - np.arange(1, 5)[:, None]).std(axis=0, ddof=1), abs=1e-5)
+    assert joint.report.groups == 11
+
+
+def test_what_one_member_cannot_read_has_no_reward():
+    refuses = CHAT_TEMPLATE.replace(
+        "{% for m in messages %}",
+        "{% for m in messages %}{% if 'q' * 8 in m['content'] %}{{ raise_exception('no') }}{% endif %}",
+    )
+    parts = [ModelScorer(RewardModel(tiny_trunk()), Renderer(tiny_tokenizer(t))) for t in (CHAT_TEMPLATE, refuses)]
+    found = JointScorer([(parts[0], [0]), (parts[1], [1])], Reading()).score(groups())
+    assert [bool(s.error) for s in found] == ["q" * 8 in g.prompt[0].content for g in groups()]
+    assert all(np.isnan(s.rewards).all() == bool(s.error) for s in found)

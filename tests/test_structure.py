@@ -21,7 +21,7 @@ PACKAGE = ROOT / "src" / "rewardsmith"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("statistics", "progress"),
-    ("temperature", "best_of_n"),
+    ("temperature", "best_of_n", "aggregation", "last_layer"),
     ("data",),
     ("losses",),
     ("text",),
@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("scoring",),
     ("score_cache",),
     ("ensemble",),
+    ("weight_averaging",),
     ("training",),
     ("evaluation", "audit", "overoptimization"),
     ("refresh", "report", "serving"),

@@ -47,6 +47,13 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "explain": ("rewardsmith.verbs_explain", "Explain", "what is rewarded, in words and word by word"),
     "report": ("rewardsmith.verbs_report", "Report", "one page: what a reward model is good for, and where it is weak"),
     "export": ("rewardsmith.verbs", "Export", "a copy of a reward model in another dtype"),
+    "ensemble join": ("rewardsmith.verbs_ensemble", "Join", "reward models that were trained apart as one ensemble"),
+    "ensemble average": ("rewardsmith.verbs_ensemble", "Average", "one reward model from the mean of weights (WARM)"),
+    "ensemble laplace": (
+        "rewardsmith.verbs_ensemble",
+        "FitLaplace",
+        "how sure the last layer is, kept in the artifact",
+    ),
     "data check": ("rewardsmith.verbs", "DataCheck", "what a preference file holds, and what is wrong with it"),
     "data convert": ("rewardsmith.verbs", "DataConvert", "one shape of preference file to another"),
 }
@@ -99,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP.format(verbs="\n".join(f"  {name:<13} {text}" for name, (_, _, text) in VERBS.items())))
+        print(HELP.format(verbs="\n".join(f"  {name:<16} {text}" for name, (_, _, text) in VERBS.items())))
         return 0 if arguments else 2
     if arguments[0] == "--version":
         from importlib.metadata import version

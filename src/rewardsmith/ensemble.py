@@ -1,10 +1,12 @@
-"""Several reward models that share the lower part of one trunk.
+"""Several reward models as one folder, and the posterior of a single one's last layer.
 
     <output>/reward_model.json     what a single artifact says, and "members": the folders below
     <output>/member-0/ ...         each a complete artifact that other tools load by itself
 
-What is equal in all members is one file on the disk (hard links; a copy where the file system has none), and is
-computed once per batch: the layers up to the first one that differs.
+Members come out of one training on one trunk, or are joined afterwards, then with trunks and tokenizers of their own
+if need be. Weights that members of one training have alike are one file on the disk, and joined ones are the files of
+their first folders (hard links; a copy where the file system has none). Layers that are equal up to the first one
+that differs are computed once per batch.
 """
 
 from __future__ import annotations
@@ -16,15 +18,32 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from rewardsmith.model.artifact import META, replacing, save_reward_model, writing_tensors
+from rewardsmith.data.schema import Group
+from rewardsmith.errors import ConfigError, ModelError
+from rewardsmith.last_layer import fit_laplace, write_posterior
+from rewardsmith.model.artifact import (
+    FORMAT,
+    META,
+    PROBE,
+    read_meta,
+    replacing,
+    save_reward_model,
+    write_note,
+    writing_tensors,
+)
 from rewardsmith.model.reward_model import RewardModel
+from rewardsmith.scoring import ModelScorer, Scorer, load_scorer
+from rewardsmith.statistics import Floats
 from rewardsmith.text.render import Encoded, Renderer
 
 WHOLE = "model.safetensors"
+OF_A_MODEL = ("pooling", "path", "path_reason", "render", "dtype")  # what a joined folder says of its first member
+UNEVEN = 2.0  # times as wide a spread: one member's scale decides then
 COMMON, OWN = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 
@@ -111,3 +130,152 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy(source, target)
+
+
+# -- joining ------------------------------------------------------------------------------------------------
+
+
+def join(
+    models: Sequence[str],
+    output: str | Path,
+    *,
+    groups: Sequence[Group] = (),
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+) -> dict[str, Any]:
+    """Write reward models that were trained apart as one ensemble folder, and return its metadata.
+
+    A model that is an ensemble itself gives all its members. Their mean rewards of the same responses, which the
+    spread is taken without, are measured on `groups`, or on a few built-in dialogues.
+    """
+    folders = member_folders(models)
+    names = [f"member-{m}" for m in range(len(folders))]
+    with replacing(output, overwrite=overwrite) as folder:
+        for name, source in zip(names, folders, strict=True):
+            shutil.copytree(source, folder / name, copy_function=_link_weights)
+        first = read_meta(folders[0])
+        whole = {
+            "format": FORMAT,
+            **{key: first[key] for key in OF_A_MODEL if key in first},
+            "calibration": None,
+            "members": names,
+            "joined": [{"member": n, **_origin(f, folders)} for n, f in zip(names, folders, strict=True)],
+        }
+        _write_meta(folder, whole)
+        scorer = load_scorer(str(folder), device="cpu", trust_remote_code=trust_remote_code)
+        means_M, spread_M = _level_and_spread(scorer, groups or PROBE, names)
+        whole |= {
+            "member_means": means_M.tolist(),
+            "member_spread": spread_M.tolist(),
+            "measured_on": f"{len(groups)} groups" if groups else "built-in dialogues",
+        }
+        _write_meta(folder, whole)
+    return whole
+
+
+def member_folders(models: Sequence[str]) -> list[Path]:
+    """The folders of single models, and of the members of ensembles, in order. Raises ConfigError for fewer than two
+    or for one that is there twice, ModelError for what is no folder of a model."""
+    found: list[Path] = []
+    for model in models:
+        members = read_meta(model).get("members")
+        own = [Path(model) / Path(name).name for name in members] if isinstance(members, list) else [Path(model)]
+        for folder in own:
+            if not (folder / "config.json").is_file():
+                raise ModelError(f"{folder} is no folder of a reward model (no config.json there)")
+            if folder.resolve() in {other.resolve() for other in found}:
+                raise ConfigError(f"{folder} is given twice")
+            found.append(folder)
+    if len(found) < 2:
+        raise ConfigError(f"{len(found)} reward model given: name two or more, or an ensemble")
+    return found
+
+
+def name_of(folder: Path, folders: Sequence[Path]) -> str:
+    """The folder's own name, with the one above where others have the same."""
+    same = sum(other.name == folder.name for other in folders) > 1 or folder.name.startswith("member-")
+    return "/".join(folder.absolute().parts[-2:]) if same else folder.absolute().name
+
+
+def uneven(spread_M: Sequence[float]) -> str:
+    """What to know where one member's rewards spread much wider than another's; "" where they do not."""
+    widest, narrowest = int(np.argmax(spread_M)), int(np.argmin(spread_M))
+    if spread_M[widest] <= UNEVEN * spread_M[narrowest]:
+        return ""
+    return (
+        f"member-{widest}'s rewards spread {spread_M[widest] / max(spread_M[narrowest], 1e-12):.1f} times as wide as "
+        f"member-{narrowest}'s: its opinion counts for more in every aggregate"
+    )
+
+
+def _link_weights(source: str, target: str) -> None:
+    """Weights are one file under two names; what is small may be edited, and is copied."""
+    if source.endswith(".safetensors"):
+        link_or_copy(Path(source), Path(target))
+    else:
+        shutil.copy2(source, target)
+
+
+def _origin(folder: Path, folders: Sequence[Path]) -> dict[str, Any]:
+    meta = read_meta(folder)
+    seed = (meta.get("config") or {}).get("seed")
+    return {"from": name_of(folder, folders), "base_model": meta.get("base_model"), "seed": seed}
+
+
+def _level_and_spread(scorer: Scorer, groups: Sequence[Group], names: Sequence[str]) -> tuple[Floats, Floats]:
+    """([M] mean reward, [M] standard deviation within prompts) of each member over the same responses."""
+    members = [scores.members for scores in scorer.score(groups) if scores.members is not None]
+    if not members:
+        raise ModelError("no member can render the responses that their means are measured on")
+    level_M = np.concatenate(members, axis=1).mean(axis=1)
+    if not np.isfinite(level_M).all():
+        wrong = int(np.flatnonzero(~np.isfinite(level_M))[0])
+        raise ModelError(f"{names[wrong]} gives rewards that are not finite")
+    inner = [rewards_MK - rewards_MK.mean(axis=1, keepdims=True) for rewards_MK in members]
+    return level_M, np.sqrt((np.concatenate(inner, axis=1) ** 2).mean(axis=1))
+
+
+def _write_meta(folder: Path, meta: dict[str, Any]) -> None:
+    (folder / META).write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# -- the last layer -----------------------------------------------------------------------------------------
+
+
+def fit_posterior(
+    path: str,
+    scorer: Scorer,
+    groups: Sequence[Group],
+    *,
+    prior: float | None = None,
+    data: str = "",
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Fit the Laplace posterior of the head of the artifact at `path`, whose scorer is given, to the preferences of
+    `groups`, and keep it there: scoring then gives a std. Returns the note that is kept. See `last_layer`."""
+    check_takes_posterior(path, overwrite=overwrite)
+    assert isinstance(scorer, ModelScorer), "a single model"
+    features = scorer.features(groups)
+    known = [(group, found_KH) for group, found_KH in zip(groups, features, strict=True) if found_KH is not None]
+    pairs = [found_KH[p.chosen] - found_KH[p.rejected] for group, found_KH in known for p in group.preferences]
+    head_H = scorer.models[0].head()
+    mean_H = np.concatenate([found_KH for _, found_KH in known]).mean(axis=0) if known else np.zeros_like(head_H)
+    delta_PH = np.stack(pairs) if pairs else np.zeros((0, len(head_H)))
+    posterior, note = fit_laplace(delta_PH, head_H, mean_H, prior=prior)
+    note |= {"data": data, "groups_left_out": len(groups) - len(known)}
+    write_posterior(posterior, Path(path))
+    write_note(path, laplace=note)
+    return note
+
+
+def check_takes_posterior(path: str, *, overwrite: bool) -> None:
+    """Raise where `path` is no single artifact, or has a posterior that may not be replaced."""
+    meta = read_meta(path)
+    if not meta:
+        raise ModelError(
+            f"{path} is no artifact (no {META} there): write one with rewardsmith export {path} --output DIR"
+        )
+    if isinstance(meta.get("members"), list):
+        raise ModelError(f"{path} is an ensemble, whose spread is its std; name a member: {path}/{meta['members'][0]}")
+    if meta.get("laplace") and not overwrite:
+        raise ConfigError(f"{path} has a Laplace posterior of its last layer; --overwrite replaces it")

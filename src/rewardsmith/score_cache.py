@@ -1,6 +1,8 @@
 """Scores on the disk: the same model asked about the same texts again answers at once, without being loaded.
 
-    <cache>/scores/<model>.sqlite    group -> rewards, spread, what was cut, token counts
+    <cache>/scores/<model>.sqlite    group -> members' rewards, spread of a single one, what was cut, token counts
+
+What the members' rewards are aggregated to is worked out on the way out: another aggregate costs no scoring.
 
 <model> is a hash of everything in the folder that decides a reward (weights, config, tokenizer, render contract), and
 a group's key is a hash of its texts: a retrained model or an edited row has another name, and nothing is ever out of
@@ -19,13 +21,23 @@ from typing import Any
 
 import numpy as np
 
+from rewardsmith.aggregation import How, check_aggregate
 from rewardsmith.data.schema import Group, content_hash
-from rewardsmith.scoring import ModelScorer, Precision, Scores, load_scorer
-from rewardsmith.temperature import of_artifact
+from rewardsmith.scoring import (
+    JointScorer,
+    ModelScorer,
+    Precision,
+    Reading,
+    Scores,
+    load_scorer,
+    n_members,
+    reading_of,
+)
 from rewardsmith.text.token_cache import cache_folder
 
 META = "reward_model.json"
 DECIDES = ("render", "pooling", "path", "members", "member_means")  # of that file; the rest says what was measured
+LAYOUT = 2  # of a value; part of every key, so that what an older version kept is not found
 LIMIT_BYTES = 2e9  # of all files together; the least recently used go first
 AT_ONCE = 500  # keys in one query
 TIMEOUT_S = 5.0  # for another process's writing
@@ -34,9 +46,12 @@ TIMEOUT_S = 5.0  # for another process's writing
 class CachedScorer:
     """A scorer that asks `load()` for the model only where a group is not in `file` yet."""
 
-    def __init__(self, file: Path, load: Callable[[], ModelScorer], temperature: float | None, salt: str = "") -> None:
-        self.file, self.load, self.temperature, self.salt = file, load, temperature, salt
-        self.model: ModelScorer | None = None
+    def __init__(
+        self, file: Path, load: Callable[[], ModelScorer | JointScorer], reading: Reading, salt: str = ""
+    ) -> None:
+        self.file, self.load, self.reading, self.salt = file, load, reading, salt
+        self.temperature = reading.served_temperature
+        self.model: ModelScorer | JointScorer | None = None
 
     def score(self, groups: Sequence[Group]) -> list[Scores]:
         """As `ModelScorer.score`. What could not be scored is not kept."""
@@ -53,7 +68,7 @@ class CachedScorer:
         return [known[key] for key in keys]
 
     def _key(self, group: Group) -> str:
-        words = (content_hash(group.prompt, group.responses), group.tools, group.template_kwargs, self.salt)
+        words = (content_hash(group.prompt, group.responses), group.tools, group.template_kwargs, self.salt, LAYOUT)
         return hashlib.blake2b(repr(words).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
     def _read(self, keys: Sequence[str]) -> dict[str, Scores]:
@@ -84,13 +99,11 @@ class CachedScorer:
             _forget_oldest(self.file)
 
     def _scores(self, plain: dict[str, Any]) -> Scores:
-        rewards = np.array(plain["rewards"], dtype=np.float64)
-        return Scores(
-            rewards,
+        return self.reading.scores(
+            np.array(plain["members"], dtype=np.float64),
             None if plain["std"] is None else np.array(plain["std"], dtype=np.float64),
             tuple(plain["truncated"]),
             tuple(plain["n_tokens"]),
-            calibrated=None if self.temperature is None else rewards / self.temperature,
         )
 
 
@@ -102,11 +115,13 @@ def open_scorer(
     max_response_length: int | None = None,
     precision: Precision = "float32",
     trust_remote_code: bool = False,
+    aggregate: How = "mean",
+    aggregate_strength: float | None = None,
     cache: bool = True,
-) -> CachedScorer | ModelScorer:
+) -> CachedScorer | ModelScorer | JointScorer:
     """`load_scorer`, put off until a group is not known yet. Only a local folder has a hash to know it by."""
 
-    def load() -> ModelScorer:
+    def load() -> ModelScorer | JointScorer:
         return load_scorer(
             path,
             tokens_per_batch=tokens_per_batch,
@@ -114,6 +129,8 @@ def open_scorer(
             max_response_length=max_response_length,
             precision=precision,
             trust_remote_code=trust_remote_code,
+            aggregate=aggregate,
+            aggregate_strength=aggregate_strength,
         )
 
     identity = model_hash(Path(path)) if cache else None
@@ -121,7 +138,9 @@ def open_scorer(
         return load()
     meta = json.loads((Path(path) / META).read_text(encoding="utf-8"))
     file = cache_folder("scores") / f"{identity}.sqlite"
-    return CachedScorer(file, load, of_artifact(meta), salt=f"{max_response_length or ''} {precision}")
+    check_aggregate(aggregate, aggregate_strength, n_members(meta))
+    reading = reading_of(meta, aggregate, aggregate_strength)
+    return CachedScorer(file, load, reading, salt=f"{max_response_length or ''} {precision}")
 
 
 def model_hash(folder: Path) -> str | None:
@@ -145,8 +164,8 @@ def model_hash(folder: Path) -> str | None:
 
 def _plain(scores: Scores) -> dict[str, Any]:
     return {
-        "rewards": scores.rewards.tolist(),
-        "std": None if scores.std is None else scores.std.tolist(),
+        "members": [scores.rewards.tolist()] if scores.members is None else scores.members.tolist(),
+        "std": None if scores.std is None or scores.members is not None else scores.std.tolist(),
         "truncated": list(scores.truncated),
         "n_tokens": list(scores.n_tokens),
     }

@@ -16,7 +16,7 @@ from rewardsmith.data.schema import Group
 from rewardsmith.errors import ConfigError
 from rewardsmith.progress import Bar, say
 from rewardsmith.training.config import TrainConfig
-from rewardsmith.verbs_common import Files, Name, at_least, dropped_lines, say_warnings
+from rewardsmith.verbs_common import AggregateOptions, Files, Name, at_least, dropped_lines, say_warnings
 
 if TYPE_CHECKING:
     from rewardsmith.cli import Common
@@ -45,14 +45,15 @@ class Train(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class Score(AggregateOptions):
     """Give every response of a file its reward: one row per response, in the order of the input.
 
     Example: rewardsmith score rm candidates.jsonl --output rows.jsonl
+    Example: rewardsmith score ensemble candidates.jsonl --output rows.jsonl --aggregate lower-bound
     """
 
     model: Annotated[Name, tyro.conf.arg(metavar="RM")]
-    """A reward model: an artifact folder, or any sequence classifier with one output."""
+    """A reward model: an artifact or ensemble folder, or any sequence classifier with one output."""
     files: Annotated[Files, tyro.conf.arg(metavar="FILE...")]
     """Files with prompts and responses, in any shape that train reads."""
     output: str
@@ -65,12 +66,19 @@ class Score:
     """Most tokens computed at once."""
     device: Literal["auto", "cpu"] = "auto"
     """auto takes a GPU where there is one."""
+    mc_dropout: int = 0
+    """Give a single reward model's std from N passes that each drop part of what its head reads. The reward itself is
+    the undropped one. 0: off."""
+    mc_dropout_rate: float = 0.1
+    """The share that each pass drops."""
+    seed: int = 0
+    """Seed of what is dropped."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless asked."""
     read: ReadOptions = field(default_factory=ReadOptions)
 
     def __post_init__(self) -> None:
-        at_least(tokens_per_batch=(self.tokens_per_batch, 16))
+        at_least(tokens_per_batch=(self.tokens_per_batch, 16), mc_dropout=(self.mc_dropout, 0), seed=(self.seed, 0))
 
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.scoring import check_score_output, load_scorer, score_file
@@ -83,6 +91,11 @@ class Score:
             tokens_per_batch=self.tokens_per_batch,
             device=self.device,
             trust_remote_code=self.trust_remote_code,
+            aggregate=self.aggregate,
+            aggregate_strength=self.aggregate_strength,
+            mc_dropout=self.mc_dropout,
+            mc_dropout_rate=self.mc_dropout_rate,
+            seed=self.seed,
         )
         started = time.monotonic()
         with Bar("scoring groups", quiet=common.quiet) as bar:
@@ -97,7 +110,7 @@ class Score:
             )
         seconds = max(time.monotonic() - started, 1e-9)
         say_warnings(report, common)
-        cut = scorer.renderer.report
+        cut = scorer.report
         return {
             **counts,
             "output": self.output,
@@ -119,6 +132,8 @@ class Score:
             "model": f"{self.model} {[file_mark(w) for w in weights]}",
             "files": str([file_mark(Path(f)) for f in self.files]),
             "options": f"{self.read} {self.tokens_per_batch}",
+            "aggregate and uncertainty": f"{self.aggregate} {self.aggregate_strength} {self.mc_dropout} "
+            f"{self.mc_dropout_rate} {self.seed}",
         }
 
     def show(self, result: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import tyro
 
 from rewardsmith.errors import ConfigError
 from rewardsmith.progress import Bar
-from rewardsmith.verbs_common import Name, ScorerOptions, at_least, dropped_lines
+from rewardsmith.verbs_common import EnsembleScorerOptions, Name, at_least, dropped_lines
 
 if TYPE_CHECKING:
     from rewardsmith.audit import ContrastSet, Probe, Seed
@@ -22,7 +22,7 @@ N_SEEDS = 32  # of each kind: minutes on two cores for a model of 135M parameter
 
 
 @dataclass(frozen=True, kw_only=True)
-class Audit(ScorerOptions):
+class Audit(EnsembleScorerOptions):
     """Which edits raise the reward without raising quality, by how much, and how many wrong answers they carry past
     the right one. Effects are in units of the SD of a prompt's answers, with a placebo edit beside each.
 

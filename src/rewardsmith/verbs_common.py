@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from rewardsmith.aggregation import How, check_aggregate
 from rewardsmith.data.options import ReadOptions, ReadReport
 from rewardsmith.data.readers import read_groups
 from rewardsmith.data.schema import Group
@@ -23,6 +24,17 @@ if TYPE_CHECKING:
 
 Files = Annotated[tuple[str, ...], tyro.conf.Positional]
 Name = Annotated[str, tyro.conf.Positional]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggregateOptions:
+    """What an ensemble's reward is of its members' rewards."""
+
+    aggregate: How = "mean"
+    """An ensemble's reward: the mean over members, their minimum (WCO), mean - S variance (UWO), a soft minimum, or
+    mean - S standard deviations. Members are centred on each prompt first."""
+    aggregate_strength: float | None = None
+    """S above, or the width of the soft minimum. Default: 0.5 for mean-var, 1 for soft-min and lower-bound."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +66,15 @@ class ScorerOptions:
             cache=self.score_cache,
             **options,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleScorerOptions(AggregateOptions, ScorerOptions):
+    """How a reward model or an ensemble is run."""
+
+    def open(self, model: str, **options: Any) -> Scorer:
+        check_aggregate(self.aggregate, self.aggregate_strength)
+        return super().open(model, aggregate=self.aggregate, aggregate_strength=self.aggregate_strength, **options)
 
 
 def labelled_groups(

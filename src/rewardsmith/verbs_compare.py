@@ -10,8 +10,8 @@ import tyro
 
 from rewardsmith.data.options import ReadOptions
 from rewardsmith.data.readers import read_groups
-from rewardsmith.errors import DataError
-from rewardsmith.verbs_common import Files, Name, ScorerOptions, at_least, labelled_groups, score_all, unscored
+from rewardsmith.errors import ConfigError, DataError
+from rewardsmith.verbs_common import EnsembleScorerOptions, Files, Name, at_least, labelled_groups, score_all, unscored
 
 if TYPE_CHECKING:
     from rewardsmith.cli import Common
@@ -20,7 +20,7 @@ SHOWN = 300  # characters of a text in the terminal; the JSON has all
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare(ScorerOptions):
+class Compare(EnsembleScorerOptions):
     """Which of two reward models is better on the same pairs, and how small a difference these pairs could show.
 
     Example: rewardsmith compare rm-new rm-old heldout.jsonl --disagreements 5
@@ -132,10 +132,12 @@ class SelfTest:
 
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.evaluation.selftest import selftest
-        from rewardsmith.scoring import load_scorer
+        from rewardsmith.scoring import ModelScorer, load_scorer
 
         groups = list(islice(read_groups(self.files, self.read), self.limit))
         scorer = load_scorer(self.model, device=self.device, trust_remote_code=self.trust_remote_code)
+        if not isinstance(scorer, ModelScorer):
+            raise ConfigError(f"{self.model}: its members read different tokens; test each: {self.model}/member-0, ...")
         result = selftest(scorer, groups)
         return result | {"exit_code": 0 if result["ok"] else 1}
 

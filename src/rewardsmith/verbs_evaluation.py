@@ -11,6 +11,7 @@ from rewardsmith.data.options import ReadOptions
 from rewardsmith.errors import ConfigError, DataError
 from rewardsmith.progress import Bar
 from rewardsmith.verbs_common import (
+    EnsembleScorerOptions,
     Files,
     Name,
     ScorerOptions,
@@ -30,7 +31,7 @@ BenchmarkName = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(ScorerOptions):
+class Evaluate(EnsembleScorerOptions):
     """How often the reward model prefers what people preferred, with intervals and the length baseline beside it.
 
     Example: rewardsmith evaluate rm heldout.jsonl --json
@@ -144,7 +145,7 @@ class Calibrate(ScorerOptions):
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.evaluation.calibration import calibration_report
         from rewardsmith.evaluation.pairs import character_lengths, pair_rows
-        from rewardsmith.model.artifact import write_calibration
+        from rewardsmith.model.artifact import write_note
         from rewardsmith.temperature import fit_temperature, stored
 
         scored = score_labelled(self, self.model, self.files, self.read, self.limit, quiet=common.quiet)
@@ -155,7 +156,7 @@ class Calibrate(ScorerOptions):
         names = ", ".join(file.rpartition("/")[2] for file in self.files)
         calibration = stored(rows.margin_P, rows.probability_P, names)
         found = calibration_report(rows, temperature=fit)
-        write_calibration(self.model, calibration)
+        write_note(self.model, calibration=calibration)
         say_warnings(scored.report, common)
         keys = ("nll", "brier", "ece", "overconfidence")
         sides = {side: {key: found[side][key] for key in keys} for side in ("before", "after")}

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -85,7 +86,7 @@ class RewardModel(nn.Module):
         so pad and eos may share an id.
         """
         if batch is not None:
-            return self._forward_packed(batch, given_TH) if self.path == "packed" else self._forward_buckets(batch)
+            return self.read(self.features(batch, given_TH))
         if input_ids is None or input_ids.ndim != 2:
             raise ModelError("input_ids must be [batch, length]")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -99,14 +100,21 @@ class RewardModel(nn.Module):
             return self._forward_packed(packed)
         return self._forward_rows(rows)
 
-    def _forward_packed(self, batch: PackedBatch, given_TH: torch.Tensor | None = None) -> torch.Tensor:
+    def features(self, batch: PackedBatch, given_TH: torch.Tensor | None = None) -> torch.Tensor:
+        """[R, H] what the value head reads of each row of a packed batch, by either path."""
+        return self._packed_features(batch, given_TH) if self.path == "packed" else self._bucket_features(batch)
+
+    def _forward_packed(self, batch: PackedBatch) -> torch.Tensor:
+        return self.read(self._packed_features(batch))
+
+    def _packed_features(self, batch: PackedBatch, given_TH: torch.Tensor | None = None) -> torch.Tensor:
         if given_TH is None:
             hidden_TH = run_packed(self.trunk, batch)
         else:
             assert self.parts is not None, "given_TH needs a split model"
             self.parts.upper.train(self.trunk.training)
             hidden_TH = run_packed(self.parts.upper, batch, given=given_TH.unsqueeze(0))
-        return self._read(hidden_TH.index_select(0, batch.last_R))
+        return hidden_TH.index_select(0, batch.last_R)
 
     def split(self, n_upper: int) -> None:
         """Let `lower` stop below the top `n_upper` layers, and `forward` start there."""
@@ -121,14 +129,17 @@ class RewardModel(nn.Module):
         self.parts.lower.train(self.trunk.training)
         return hidden_TH
 
-    def _forward_buckets(self, batch: PackedBatch) -> torch.Tensor:
+    def _bucket_features(self, batch: PackedBatch) -> torch.Tensor:
         """The padded path over a packed batch, one rectangle per bucket of similar lengths."""
-        rewards: dict[int, torch.Tensor] = {}
+        found: dict[int, torch.Tensor] = {}
         for rows in rows_of_buckets(batch):
-            rewards |= zip(rows, self._forward_rows(list(rows.values())), strict=True)
-        return torch.stack([rewards[last] for last in batch.last_R.tolist()])
+            found |= zip(rows, self._row_features(list(rows.values())), strict=True)
+        return torch.stack([found[last] for last in batch.last_R.tolist()])
 
     def _forward_rows(self, rows: list[list[int]]) -> torch.Tensor:
+        return self.read(self._row_features(rows))
+
+    def _row_features(self, rows: list[list[int]]) -> torch.Tensor:
         """One row per response, right padded: exact for causal models of every kind, and for masked encoders."""
         device = self.value_head.weight.device
         longest = max(len(row) for row in rows)
@@ -138,7 +149,7 @@ class RewardModel(nn.Module):
             ids_BL[b, : len(row)] = torch.tensor(row, device=device)
             mask_BL[b, : len(row)] = 1
         output = self.trunk(input_ids=ids_BL, attention_mask=mask_BL)
-        return self._read(self._pool(output, mask_BL))
+        return self._pool(output, mask_BL)
 
     def _pool(self, output: Any, mask_BL: torch.Tensor) -> torch.Tensor:
         hidden_BLH = output.last_hidden_state
@@ -151,7 +162,11 @@ class RewardModel(nn.Module):
         last_B = mask_BL.shape[1] - 1 - mask_BL.flip(1).argmax(1)
         return hidden_BLH[torch.arange(len(last_B), device=last_B.device), last_B]
 
-    def _read(self, pooled_RH: torch.Tensor) -> torch.Tensor:
+    def head(self) -> np.ndarray:
+        """[H] the value head's weights in float64."""
+        return self.value_head.weight.detach()[0].double().cpu().numpy()
+
+    def read(self, pooled_RH: torch.Tensor) -> torch.Tensor:
         """The value head, in float32 even under autocast."""
         with torch.autocast(pooled_RH.device.type, enabled=False):
             return self.value_head(pooled_RH.float()).squeeze(-1)

@@ -82,8 +82,14 @@ def trained_part(config: Mapping[str, Any]) -> str:
 
 
 def members_words(meta: Mapping[str, Any]) -> str:
-    members = meta.get("members") or []
-    return f"{len(members)}, which share the lower layers; the reward is their mean" if members else ""
+    members, averaged = meta.get("members") or [], meta.get("averaged") or []
+    if averaged:
+        return f"one model, whose weights are the mean of {len(averaged)}: {', '.join(map(str, averaged))}"
+    if not members:
+        return ""
+    names = [str(one.get("from")) for one in meta.get("joined") or []]
+    how = f"which were trained apart ({', '.join(names)})" if names else "which share the lower layers"
+    return f"{len(members)}, {how}; the reward is their mean"
 
 
 def measured_words(
