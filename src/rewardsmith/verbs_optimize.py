@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from rewardsmith.data.options import ReadOptions
 from rewardsmith.errors import ConfigError
-from rewardsmith.verbs_common import Files, Name, ScorerOptions, at_least, cut_counts, say_warnings, score_all
+from rewardsmith.verbs_common import EnsembleScorerOptions, Files, Name, at_least, cut_counts, say_warnings, score_all
 
 if TYPE_CHECKING:
     from rewardsmith.cli import Common
@@ -22,7 +22,7 @@ LENGTH, COLUMN = "length", "column:"  # rewards that need no model
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimize(ScorerOptions):
+class Optimize(EnsembleScorerOptions):
     """What optimising against a reward does to real quality: recorded candidates, chosen by the reward at rising
     pressure, judged by gold. Best of n, its relatives, and the KL-constrained optimum, all exact on the candidates.
 
@@ -82,6 +82,8 @@ class Optimize(ScorerOptions):
             limit=self.limit,
         )  # fmt: skip
         rewards, scored = self._rewards(pools, common.quiet)
+        if scored:
+            pools = [replace(pool, members_MK=of.members) for pool, of in zip(pools, scored, strict=True)]
         pools, rewards, unscored = without_unscored(pools, rewards)
         result = bench(pools, rewards, self.gold, methods=self.methods, draws=self.draws, seed=self.seed)
         say_warnings(report, common)
@@ -107,7 +109,10 @@ class Optimize(ScorerOptions):
         if self.recommend:
             return "\n".join(words)
         left_out = [f"left out: {row['reason']} ({row['count']})" for row in result["excluded"]]
-        return "\n\n".join(["\n".join([_head(result), *left_out]), _table(result), *words])
+        parts = ["\n".join([_head(result), *left_out]), _table(result), _bought(result), _laws(result)]
+        if "aggregates" in result:
+            parts.append(_members(result))
+        return "\n\n".join([part for part in parts if part] + words)
 
 
 def _head(result: dict[str, Any]) -> str:
@@ -138,6 +143,35 @@ def _table(result: dict[str, Any]) -> str:
         gold = _with_interval({"value": row["gold"], "low": row["low"], "high": row["high"]})
         lines.append(f"  {strength:<24}{row['kl']:6.2f}  {gold:<23}{over:<24}{golds}{row['win_rate']['value']:10.3f}")
     return "\n".join(lines)
+
+
+def _bought(result: dict[str, Any]) -> str:
+    return "\n".join(row["reading"] for row in result["bought"] if row["reading"])
+
+
+def _laws(result: dict[str, Any]) -> str:
+    """The laws of the reward's curves; a peak outside the measured KL is no finding."""
+    lines = []
+    for law in result["laws"]:
+        if law["of"] == "reward" and law["alpha"] is not None:
+            peak = f", peak at KL {law['peak_kl']:.2f}" if law["peak_within"] else ""
+            lines.append(
+                f"{law['method'].replace('_', ' ')}: gain = {law['formula']} with alpha {law['alpha']:.3f}, beta "
+                f"{law['beta']:.3f}, R^2 {law['r2']:.3f}{peak}"
+            )
+    return "\n".join(lines)
+
+
+def _members(result: dict[str, Any]) -> str:
+    """Each aggregate at the strongest, beside one member."""
+    last = result["single"][-1]
+    lines = [f"{result['n_members']} members, n = {last['n']}: one member by itself {_with_interval(last)}"]
+    for found in result["aggregates"]:
+        row = found["curves"][-1]
+        gold = _with_interval({"value": row["gold"], "low": row["low"], "high": row["high"]})
+        over = _with_interval(row["over_single"], "+")
+        lines.append(f"  {found['aggregate']:<12}{gold:<24}over one member {over}")
+    return "\n".join([*lines, result["shared_error"]["sentence"]])
 
 
 def _with_interval(found: dict[str, Any], sign: str = "") -> str:

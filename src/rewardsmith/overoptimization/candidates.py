@@ -38,12 +38,14 @@ class Pool:
     gold_JK     what each answer is worth, by each of J gold columns
     base_K      the base policy's probability of each, summing to 1
     recorded_K  a reward from the file, where one was named
+    members_MK  the rewards of an ensemble's members, where one gave them
     """
 
     group: Group
     gold_JK: Floats
     base_K: Floats
     recorded_K: Floats | None = None
+    members_MK: Floats | None = None
 
     @property
     def length_K(self) -> Floats:
@@ -53,8 +55,13 @@ class Pool:
     def keep(self, index: Sequence[int]) -> Pool:
         """The pool without its other answers; base probabilities are those of a draw among the ones that stay."""
         base_K = self.base_K[index]
-        recorded_K = None if self.recorded_K is None else self.recorded_K[index]
-        return Pool(_with_answers(self.group, index), self.gold_JK[:, index], base_K / base_K.sum(), recorded_K)
+        return Pool(
+            group=_with_answers(self.group, index),
+            gold_JK=self.gold_JK[:, index],
+            base_K=base_K / base_K.sum(),
+            recorded_K=None if self.recorded_K is None else self.recorded_K[index],
+            members_MK=None if self.members_MK is None else self.members_MK[:, index],
+        )
 
 
 def read_pools(

@@ -23,6 +23,7 @@ from rewardsmith.overoptimization.curves import (
 )
 from rewardsmith.overoptimization.guard import halves, optimum, recommend
 from rewardsmith.overoptimization.laws import fit_laws
+from rewardsmith.overoptimization.members import ensemble_report
 from rewardsmith.statistics import Floats
 
 RECOMMENDED = ("best_of_n_iid", "tilt")  # by n, and by the KL penalty
@@ -48,6 +49,7 @@ def bench(
                                           the first method where neither is among them
     laws                                  `laws.fit_laws` along these two methods, of the reward and of length
     bought                                `bought.bought` along the first method
+    single, aggregates, shared_error      `members.ensemble_report`, where the reward is an ensemble's
     `rewards[p]` has a finite number for every answer of `pools[p]`.
     """
     chosen = list(methods or methods_for(pools))
@@ -94,7 +96,18 @@ def bench(
             for law in _laws(found[method], more)
         ],
         "bought": _bought(pools, rewards, paths[chosen[0]], more),
+        **_of_members(pools, chosen, drawn, sizes, more),
     }
+
+
+def _of_members(
+    pools: Sequence[Pool], methods: Sequence[str], draws: Draws, sizes: Sequence[int] | None, more: dict[str, Any]
+) -> dict[str, Any]:
+    """The section on an ensemble, by n; nothing where there is one model, or no method goes by n."""
+    by_n = [method for method in ("best_of_n", "best_of_n_iid") if method in methods]
+    if pools[0].members_MK is None or not by_n:
+        return {}
+    return ensemble_report(pools, by_n[0], draws, more=more, sizes=sizes)
 
 
 def _laws(path: Path, more: dict[str, Any]) -> list[dict[str, Any]]:

@@ -158,7 +158,10 @@ def bought_bars(row: Mapping[str, Any], name: str, most: int = 8) -> str:
     if not row["parts"] or not scale["proxy"] or not scale["gold"]:
         return ""
     figure, axes = new_figure(height=1.2 + 0.36 * len(parts))
-    for side, shift, colour, alpha, label in (("proxy", 0.2, REJECTED, 0.55, "reward"), ("gold", -0.2, CHOSEN, 0.9, "gold")):
+    for side, shift, colour, alpha, label in (
+        ("proxy", 0.2, REJECTED, 0.55, "reward"),
+        ("gold", -0.2, CHOSEN, 0.9, "gold"),
+    ):
         values = [(finite(part.get(side)) or 0.0) / scale[side] for part in parts]
         axes.barh(np.arange(len(parts)) + shift, values, height=0.36, color=colour, alpha=alpha, label=label)
     axes.axvline(0, color=INK, linewidth=0.8)
