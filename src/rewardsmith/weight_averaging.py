@@ -98,11 +98,13 @@ def refuse_strangers(first: Member, other: Member, model: RewardModel, other_mod
 def distance(a: State, b: State) -> float:
     """|a - b| / sqrt(|a| |b|) over the trunk's weights."""
     names = [name for name, value in a.items() if value.is_floating_point() and not name.startswith("value_head.")]
-    squares = np.zeros(3)
-    for name in names:
-        x, y = a[name].double(), b[name].double()
-        squares += [float(((x - y) ** 2).sum()), float((x**2).sum()), float((y**2).sum())]
-    return float(np.sqrt(squares[0]) / (squares[1] * squares[2]) ** 0.25)
+    norms = np.array([[_norm(a[name] - b[name]), _norm(a[name]), _norm(b[name])] for name in names])
+    apart, of_a, of_b = np.sqrt((norms**2).sum(axis=0))
+    return float(apart / np.sqrt(of_a * of_b))
+
+
+def _norm(weights: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(weights, dtype=torch.float64))
 
 
 def mean_of(states: Sequence[State], weights: Sequence[float] | None = None) -> State:
@@ -111,10 +113,10 @@ def mean_of(states: Sequence[State], weights: Sequence[float] | None = None) -> 
     weights = weights or [1.0] * len(states)
     found = {}
     for name, first in states[0].items():
-        if not first.is_floating_point():
-            assert all(torch.equal(first, state[name]) for state in states), name
+        if all(torch.equal(first, state[name]) for state in states[1:]):  # most of it, where top layers were trained
             found[name] = first
             continue
+        assert first.is_floating_point(), f"{name}: a mean of what is no number"
         total = torch.zeros_like(first, dtype=torch.float64)
         for weight, state in zip(weights, states, strict=True):
             total += weight * state[name].double()
