@@ -40,6 +40,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "selftest": ("rewardsmith.verbs_compare", "SelfTest", "does a reward depend on what it must not depend on?"),
     "audit": ("rewardsmith.verbs_audit", "Audit", "which edits raise the reward without raising quality"),
     "explain": ("rewardsmith.verbs_explain", "Explain", "what is rewarded, in words and word by word"),
+    "sample": ("rewardsmith.verbs_policy", "Sample", "a policy's answers to prompts, as candidates"),
+    "rl": ("rewardsmith.verbs_policy", "Rl", "optimise a policy against a reward model, and record what that buys"),
     "report": ("rewardsmith.verbs_report", "Report", "one page: what a reward model is good for, and where it is weak"),
     "export": ("rewardsmith.verbs", "Export", "a copy of a reward model in another dtype"),
     "data check": ("rewardsmith.verbs", "DataCheck", "what a preference file holds, and what is wrong with it"),
