@@ -1,4 +1,4 @@
-"""Real policy gradients on a small language model: what the proxy gains, what gold says, and what a KL penalty is worth.
+"""Real policy gradients on a small language model: what the proxy gains, what gold says, what a KL penalty is worth.
 
     python benchmarks/policy_gradients.py --proxy RM --gold RM2 --prompts FILE --work DIR [--only NAME]
     python benchmarks/policy_gradients.py --proxy RM --gold RM2 --prompts FILE --work DIR --pool 32
@@ -40,9 +40,10 @@ def plan(options: argparse.Namespace) -> dict[str, PolicyConfig]:
     return {
         f"{algorithm}-{kl:g}": PolicyConfig(
             rm=options.proxy, gold=options.gold, policy=options.policy or default_model(),
-            prompts=tuple(options.prompts), output=str(options.work / f"{algorithm}-{kl:g}"), algorithm=algorithm, kl=kl,
-            steps=options.steps, prompts_per_step=options.prompts_per_step, completions=options.completions,
-            max_tokens=options.max_tokens, learning_rate=options.learning_rate, rows_at_once=options.rows_at_once,
+            prompts=tuple(options.prompts), output=str(options.work / f"{algorithm}-{kl:g}"),
+            algorithm=algorithm, kl=kl, steps=options.steps,
+            prompts_per_step=options.prompts_per_step, completions=options.completions, max_tokens=options.max_tokens,
+            learning_rate=options.learning_rate, rows_at_once=options.rows_at_once,
             limit=options.limit, held_out=options.held_out, held_out_every=options.held_out_every, save_every=10,
             resume=(options.work / f".{algorithm}-{kl:g}.run").exists(), seed=options.seed,
         )
@@ -153,11 +154,11 @@ def report(options: argparse.Namespace, runs: dict[str, PolicyConfig]) -> dict[s
         "equal_kl": {},
     }
     for name, run in done.items():
-        print(f"\n{name}: held-out prompts\nstep     kl     k3   proxy    gold  tokens   cut  markers above 10%")
+        print(f"\n{name}: held-out prompts\nstep     kl     k3    proxy     gold  tokens   cut  markers above 10%")
         for p in points(run):
+            numbers = f"{p['kl']:6.2f} {p['kl_k3']:6.2f} {p['proxy']:8.3f} {p['gold']:8.3f} {p['tokens']:7.1f}"
             shown = ", ".join(f"{k} {v:.0%}" for k, v in p["markers"].items() if v > 0.1)
-            print(f"{p['step']:4d} {p['kl']:6.2f} {p['kl_k3']:6.2f} {p['proxy']:7.3f} {p['gold']:7.3f} {p['tokens']:7.1f} "
-                  f"{p['cut']:5.0%}  {shown}")  # fmt: skip
+            print(f"{p['step']:4d} {numbers} {p['cut']:5.0%}  {shown}")
         seconds = sum(r["seconds"] for r in result["runs"][name]["records"])
         print(f"{seconds:.0f} s")
     names = list(done)

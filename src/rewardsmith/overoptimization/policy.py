@@ -22,6 +22,7 @@ import importlib.util
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -267,6 +268,12 @@ class PolicyRun(TrainerCallback):
     # -- the run --------------------------------------------------------------------------------------------
 
     def go(self) -> dict[str, Any]:
+        with warnings.catch_warnings():
+            # TRL's own use of transformers' older names; nothing that a user could change.
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
+            return self._go()
+
+    def _go(self) -> dict[str, Any]:
         checkpoint = self._begin()
         done = 0 if checkpoint is None else step_of(checkpoint)
         trainer = self._trainer()
