@@ -23,7 +23,21 @@ def test_estimators_average_to_the_closed_form_of_a_categorical() -> None:
     assert float((p * k3_V).sum()) == pytest.approx(closed)
     assert float(exact_kl(p.log(), q.log())) == pytest.approx(closed)
     assert float(k1_V.min()) < 0 <= float(k3_V.min()), "only k1 may be negative"
-    assert float((p * k3_V**2).sum()) < float((p * k1_V**2).sum())
+
+
+def test_k3_spreads_less_than_k1_near_by_and_more_far_off() -> None:
+    p = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+
+    def second_moments(q: torch.Tensor) -> tuple[float, float]:
+        k1_V, k3_V = k1_k3(p.log()[:, None], q.log()[:, None])
+        return float((p * k1_V**2).sum()), float((p * k3_V**2).sum())
+
+    k1, k3 = second_moments(torch.tensor([0.48, 0.31, 0.21], dtype=torch.float64))
+    assert k3 < 0.1 * k1
+    far = torch.tensor([0.998, 0.001, 0.001], dtype=torch.float64)
+    p = torch.tensor([0.001, 0.001, 0.998], dtype=torch.float64)
+    k1, k3 = second_moments(far)
+    assert k3 > k1
 
 
 def test_k3_keeps_small_ratios() -> None:

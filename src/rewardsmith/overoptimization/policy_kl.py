@@ -7,8 +7,10 @@ temperature. With l_t = log pi(y_t | y_<t) - log pi0(y_t | y_<t),
     k3 = sum_t exp(-l_t) - 1 + l_t      never negative; unbiased because each term is, given y_<t
     kl = sum_t KL(pi(. | y_<t) || pi0(. | y_<t))    the mean of either over y_t, taken exactly (2504.10637)
 
-All three estimate the KL divergence of whole completions, cut at the longest length; their spread falls from the first
-to the last. k1 and k3 are Schulman's (2020), per token; k3 of the sum would have the variance of exp of a sum.
+All three estimate the KL divergence of whole completions, cut at the longest length. kl spreads least. k3 spreads much
+less than k1 where the policy is near its reference, and more where it writes what the reference would hardly write:
+exp(-l) is then large for the rare token that goes the other way. k1 and k3 are Schulman's (2020), per token; k3 of the
+sum would have the variance of the exp of a sum.
 
 Shapes: B completions, T tokens of the longest, V the vocabulary.
 """
