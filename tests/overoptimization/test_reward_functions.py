@@ -17,7 +17,6 @@ from rewardsmith.errors import ConfigError, DataError
 from rewardsmith.model.artifact import save_reward_model
 from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.overoptimization.reward_functions import (
-    openrlhf_reply,
     openrlhf_reward,
     split_queries,
     turns_in,
@@ -98,13 +97,6 @@ def test_a_query_that_does_not_hold_its_prompt() -> None:
     for queries, prompts in ([["hello"], ["hi"]], [["Say: hi yes"], ["hi"]], [["hi yes"], []]):
         with pytest.raises(DataError):
             split_queries(queries, prompts, None)
-
-
-def test_openrlhf_http_shape() -> None:
-    body = json.loads(json.dumps({"query": [CHATML + "yes<|im_end|>"], "prompts": [CHATML], "labels": [""]}))
-    reply = json.loads(json.dumps(openrlhf_reply(SCORER, body)))
-    assert reply["rewards"] == reply["scores"] == [100 * len("be kind\n\nhi") + 3]
-    assert reply["extra_logs"] == {"reward": reply["rewards"]}
 
 
 def test_pessimism_and_what_cannot_be_scored() -> None:

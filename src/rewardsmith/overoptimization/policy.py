@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
 import time
 import warnings
@@ -42,8 +43,8 @@ from rewardsmith.overoptimization.policy_config import PolicyConfig
 from rewardsmith.overoptimization.policy_kl import Divergence, divergence
 from rewardsmith.overoptimization.sample import end_ids, generate, prompt_ids, read_prompts
 from rewardsmith.progress import Bar, say
-from rewardsmith.score_cache import model_hash
-from rewardsmith.scoring import Scorer, load_scorer
+from rewardsmith.score_cache import model_hash, open_scorer
+from rewardsmith.scoring import Scorer
 from rewardsmith.statistics import number_or_none
 from rewardsmith.training.loop import InterruptGuard
 from rewardsmith.training.optim import resolve_precision
@@ -66,6 +67,8 @@ def run_policy(
     """
     if importlib.util.find_spec("trl") is None:
         raise ConfigError("rl needs TRL, which is not installed: pip install 'rewardsmith[rl]'")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("rl runs in one process: start it without torchrun or accelerate launch")
     check_output(config)
     return PolicyRun(config, scorer, gold, quiet=quiet).go()
 
@@ -230,9 +233,9 @@ class PolicyRun(TrainerCallback):
 
     def _scorer(self, path: str) -> Scorer:
         config = self.config
-        return load_scorer(
+        return open_scorer(  # no text comes twice: nothing is kept on disk
             path, device=config.device, precision="bfloat16" if self.bfloat16 else "float32",
-            trust_remote_code=config.trust_remote_code,
+            trust_remote_code=config.trust_remote_code, cache=False,
         )  # fmt: skip
 
     def _load_policy(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

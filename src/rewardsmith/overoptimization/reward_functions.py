@@ -25,7 +25,8 @@ from rewardsmith.data.fields import messages
 from rewardsmith.data.schema import Message, Messages
 from rewardsmith.errors import DataError
 from rewardsmith.overoptimization.policy_records import pessimistic, score_completions
-from rewardsmith.scoring import Scorer, load_scorer
+from rewardsmith.score_cache import open_scorer
+from rewardsmith.scoring import Scorer
 
 PROMPT_KEYS = ("prompt", "raw_prompt", "question", "problem")
 CHATML = re.compile(r"<\|im_start\|>(system|user|assistant|tool)\n(.*?)<\|im_end\|>", re.DOTALL)
@@ -36,8 +37,8 @@ CLOSERS = ("<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "</s>
 
 
 def _lazily(scorer: Scorer | str) -> Callable[[], Scorer]:
-    """A scorer, or the folder of one, as a function that loads it once."""
-    return cache(lambda: load_scorer(scorer) if isinstance(scorer, str) else scorer)
+    """A scorer, or that of a folder, as a function that loads it once. No text comes twice: nothing is kept on disk."""
+    return cache(lambda: open_scorer(scorer, cache=False) if isinstance(scorer, str) else scorer)
 
 
 def _rewards(scorer: Scorer, prompts: Sequence[Messages], texts: Sequence[str], pessimism: float) -> list[float]:
@@ -118,13 +119,6 @@ def openrlhf_reward(scorer: Scorer | str, *, pessimism: float = 0.0) -> Callable
         return {"rewards": rewards, "scores": rewards, "extra_logs": {"reward": rewards, "response_characters": length}}
 
     return reward_func
-
-
-def openrlhf_reply(scorer: Scorer, body: Mapping[str, Any], *, pessimism: float = 0.0) -> dict[str, Any]:
-    """What a server answers to OpenRLHF's POST /get_reward {"query": [text], "prompts": [text], "labels": []}."""
-    turns, texts = split_queries(body["query"], body.get("prompts") or [], body.get("labels"))
-    rewards = _rewards(scorer, turns, texts, pessimism)
-    return {"rewards": rewards, "scores": rewards, "extra_logs": {"reward": rewards}}
 
 
 def split_queries(
