@@ -45,6 +45,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "what pressure on a reward does to real quality, and how far to go",
     ),
     "explain": ("rewardsmith.verbs_explain", "Explain", "what is rewarded, in words and word by word"),
+    "sample": ("rewardsmith.verbs_policy", "Sample", "a policy's answers to prompts, as candidates"),
+    "rl": ("rewardsmith.verbs_policy", "Rl", "optimise a policy against a reward model, and record what that buys"),
     "report": ("rewardsmith.verbs_report", "Report", "one page: what a reward model is good for, and where it is weak"),
     "export": ("rewardsmith.verbs", "Export", "a copy of a reward model in another dtype"),
     "ensemble join": ("rewardsmith.verbs_ensemble", "Join", "reward models that were trained apart as one ensemble"),

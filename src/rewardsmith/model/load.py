@@ -21,6 +21,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -93,6 +94,37 @@ def load_base(
         raise ModelError(f"cannot load model {name!r}: {first_line(error)}") from None
     give_distinct_pad(base)
     return base
+
+
+def load_policy(
+    name: str, *, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A language model that writes, and its tokenizer, from the same names as `load_base`.
+
+    Raises ModelError with one line where that cannot be done.
+    """
+    source, options = _source(name)
+    options["trust_remote_code"] = trust_remote_code
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        if not name.startswith(GGUF) and is_reward_model(AutoConfig.from_pretrained(source, **options)):
+            raise ModelError(f"{name} is a reward model: it scores and does not write; name a language model")
+        with contextlib.redirect_stderr(io.StringIO()):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, dtype=dtype, **options)
+    except (ModelError, MemoryError):
+        raise
+    except Exception as error:  # as in load_base
+        raise ModelError(f"cannot load language model {name!r}: {first_line(error)}") from None
+    model, info = loaded
+    tied = set(getattr(model, "_tied_weights_keys", None) or ()) if model.config.tie_word_embeddings else set()
+    check_loaded(name, {**info, "missing_keys": [key for key in info["missing_keys"] if key not in tied]})
+    if name.startswith(GGUF):
+        forget_quantization(model)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # only ever masked
+    return model.eval(), tokenizer
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -180,7 +180,7 @@ class Run:
         self._train_mode()
         pairs = 0
         with (
-            _InterruptGuard(self),
+            InterruptGuard(self),
             Bar("training", self.total_steps, done=step, quiet=not self.loud) as bar,
         ):
             began = time.monotonic()
@@ -538,10 +538,18 @@ class Run:
             say(text)
 
 
-class _InterruptGuard:
+class Interruptible(Protocol):
+    """What can be asked to stop."""
+
+    interrupted: bool
+
+    def tell(self, text: str) -> None: ...
+
+
+class InterruptGuard:
     """The first Ctrl-C (or SIGTERM) asks the loop to save and stop; a second Ctrl-C stops at once."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Interruptible) -> None:
         self.run = run
         self.old: dict[int, Any] = {}
 
