@@ -15,7 +15,7 @@ from rewardsmith.errors import DataError
 from rewardsmith.overoptimization.bought import bought
 from rewardsmith.overoptimization.laws import fit_laws
 from rewardsmith.report.figures import CSS
-from rewardsmith.report.optimization_page import chosen, optimization_page, write_optimization_page
+from rewardsmith.report.optimization_page import chosen, optimization_page, peak_words, write_optimization_page
 from tests.report.test_browser import CHROMIUM, CONTRAST, browser, opened  # noqa: F401  (browser is a fixture)
 from tests.report.test_data_page import Page
 
@@ -28,8 +28,8 @@ def made() -> dict[str, Any]:
     """A result of synthetic pools: a reward that knows quality and length, gold that length harms in the end."""
     rng = np.random.default_rng(0)
     length, quality = rng.normal(0, 1, (2, 60, 32))
-    rewards = {"curves": 0.6 * length + quality, "length_only": length, "random": rng.normal(0, 1, length.shape)}
-    gold = quality + 0.8 * length - 0.5 * length**2
+    rewards = {"curves": 1.5 * length + quality, "length_only": length, "random": rng.normal(0, 1, length.shape)}
+    gold = 0.3 * quality + 0.4 * length - 0.5 * length**2
     rewards["oracle"] = gold
     kl_S = np.log(SIZES) - 1 + 1 / np.array(SIZES)
     kl_PS = np.tile(kl_S, (60, 1))
@@ -125,6 +125,20 @@ def test_parts_that_a_result_lacks_are_left_out(result: dict[str, Any]) -> None:
     nothing = [point | {"kl": None, "low": None, "proxy": None} for point in result["curves"]]
     assert Page(optimization_page(bare | {"curves": nothing})).open == []
     assert Page(optimization_page(bare | {"curves": []})).open == []
+
+
+@pytest.mark.parametrize(
+    ("law", "words"),
+    [
+        ({}, "none"),
+        ({"peak_kl": 0.8, "kl_to": 2.0, "peak_kl_interval": {"low": 0.5, "high": 1.2}}, "0.800 (0.500 to 1.200)"),
+        ({"peak_kl": 0.8, "kl_to": 2.0, "peak_kl_interval": {"low": 0.5, "high": None}}, "0.800 (0.500 to far beyond)"),
+        ({"peak_kl": 1e9, "kl_to": 2.0}, "far beyond"),
+        ({"peak_kl": 0.8}, "0.800"),
+    ],
+)
+def test_peaks_in_words(law: dict[str, Any], words: str) -> None:
+    assert peak_words(law) == words
 
 
 def test_bars_are_of_few_sizes_and_of_the_last(result: dict[str, Any]) -> None:

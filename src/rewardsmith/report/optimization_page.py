@@ -24,6 +24,7 @@ NAMES = {
 }
 BESIDE = {"oracle": "oracle", "length only": "length_only", "random": "random"}
 MOST_BARS = 4  # values of n that are drawn
+FAR = 10  # times the largest KL that was measured: a peak beyond it is no number to go by
 
 
 def write_optimization_page(result: Mapping[str, Any], path: str | Path) -> None:
@@ -70,7 +71,9 @@ def optimization_page(result: Mapping[str, Any]) -> str:
         optimum=[optimum_row(row) for row in result.get("optimum") or []],
         golds=result.get("golds") or [],
         others=others,
-        bought=[Markup(figures.bought_bars(row, f"bought{i}")) for i, row in enumerate(chosen(bought))],
+        bought=[
+            (f"{row['n']:g}", Markup(figures.bought_bars(row, f"bought{i}"))) for i, row in enumerate(chosen(bought))
+        ],
         readings=[row["reading"] for row in bought if row.get("parts")],
         buckets=[row for row in map(bucket_row, bought) if row],
         aggregate_names=list(enumerate((name for name, _ in aggregates[: len(figures.LINES)]), 1)),
@@ -153,16 +156,27 @@ def law_row(law: Mapping[str, Any]) -> dict[str, str]:
     test = law.get("extrapolation") or {}
     rmse, still = finite(test.get("rmse")), finite((test.get("constant") or {}).get("rmse"))
     tested = "–" if rmse is None or still is None else f"{rmse:.4f} (staying: {still:.4f})"
-    r2, peak = finite(law.get("r2")), finite(law.get("peak_kl"))
+    r2 = finite(law.get("r2"))
     return {
         "form": f"{law['form']}: {law.get('formula', '')}".rstrip(": "),
         "alpha": f"{number(law.get('alpha'))} ({bounds(law.get('alpha_interval'))})",
         "beta": f"{number(law.get('beta'))} ({bounds(law.get('beta_interval'))})",
         "r2": number(r2),
-        "peak": "none" if peak is None else f"{number(peak)} ({bounds(law.get('peak_kl_interval'))})",
+        "peak": peak_words(law),
         "test": tested,
         "reason": str(law.get("reason") or ""),
     }
+
+
+def peak_words(law: Mapping[str, Any]) -> str:
+    """KL at the peak with its interval, in which a draw without a peak counts as one beyond any KL."""
+    peak = finite(law.get("peak_kl"))
+    if peak is None:
+        return "none"
+    reach = FAR * (finite(law.get("kl_to")) or peak)
+    ends = [finite((law.get("peak_kl_interval") or {}).get(end)) for end in ("low", "high")]
+    words = [number(x) if x is not None and x <= reach else "far beyond" for x in (peak, *ends)]
+    return words[0] if words[0] == "far beyond" or ends == [None, None] else f"{words[0]} ({words[1]} to {words[2]})"
 
 
 def optimum_row(row: Mapping[str, Any]) -> list[str]:
