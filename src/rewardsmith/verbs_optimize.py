@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -67,6 +68,10 @@ class Optimize(EnsembleScorerOptions):
             limit=(self.limit, 1), draws=(self.draws, 0), seed=(self.seed, 0),
             tokens_per_batch=(self.tokens_per_batch, 16), max_response_length=(self.max_response_length, 1),
         )  # fmt: skip
+        if self.page is not None and Path(self.page).is_dir():
+            raise ConfigError(f"--page {self.page}: a folder; give a file")
+        if self.page is not None and Path(self.page).exists() and not self.overwrite:
+            raise ConfigError(f"--page {self.page} exists; give another, or --overwrite")
         if unknown := [method for method in self.methods if method not in METHODS]:
             raise ConfigError(f"--methods {unknown[0]}: not one of {', '.join(METHODS)}")
         if len(set(self.methods)) < len(self.methods):
@@ -75,6 +80,7 @@ class Optimize(EnsembleScorerOptions):
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.overoptimization.candidates import read_pools, without_unscored
         from rewardsmith.overoptimization.run import bench
+        from rewardsmith.report.optimization_page import write_optimization_page
 
         recorded = self.model.removeprefix(COLUMN) if self.model.startswith(COLUMN) else None
         pools, left_out, report = read_pools(
@@ -87,12 +93,15 @@ class Optimize(EnsembleScorerOptions):
         pools, rewards, unscored = without_unscored(pools, rewards)
         result = bench(pools, rewards, self.gold, methods=self.methods, draws=self.draws, seed=self.seed)
         say_warnings(report, common)
-        return {
+        result = {
             "model": self.model,
             **result,
             "excluded": [asdict(row) for row in (*left_out, *unscored)],
             **(cut_counts(scored) if scored else {}),
         }
+        if self.page is not None:
+            write_optimization_page(result, self.page)
+        return result | {"page": self.page}
 
     def _rewards(self, pools: Sequence[Pool], quiet: bool) -> tuple[list[Floats], list[Scores]]:
         """One array of rewards for each pool, and the scores behind them where a model gave them."""
@@ -112,7 +121,8 @@ class Optimize(EnsembleScorerOptions):
         parts = ["\n".join([_head(result), *left_out]), _table(result), _bought(result), _laws(result)]
         if "aggregates" in result:
             parts.append(_members(result))
-        return "\n\n".join([part for part in parts if part] + words)
+        page = [f"page: {result['page']}"] if result["page"] else []
+        return "\n\n".join([part for part in parts if part] + words + page)
 
 
 def _head(result: dict[str, Any]) -> str:

@@ -155,14 +155,14 @@ def bought_bars(row: Mapping[str, Any], name: str, most: int = 8) -> str:
     """Parts of the gain of reward and gold at one n, in within-prompt SDs, the rest last. "" without a part."""
     parts = [*row["parts"][:most], {"feature": "the rest", **(row["rest"] or {})}][::-1]
     scale = {side: finite(row.get(f"{side}_sd")) for side in ("proxy", "gold")}
-    if not row["parts"] or not scale["proxy"] or not scale["gold"]:
+    if not row["parts"] or not all(scale.values()):
         return ""
     figure, axes = new_figure(height=1.2 + 0.36 * len(parts))
     for side, shift, colour, alpha, label in (
         ("proxy", 0.2, REJECTED, 0.55, "reward"),
         ("gold", -0.2, CHOSEN, 0.9, "gold"),
     ):
-        values = [(finite(part.get(side)) or 0.0) / scale[side] for part in parts]
+        values = [(finite(part.get(side)) or 0.0) / (scale[side] or 1.0) for part in parts]
         axes.barh(np.arange(len(parts)) + shift, values, height=0.36, color=colour, alpha=alpha, label=label)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(range(len(parts)), [part["feature"] for part in parts])
