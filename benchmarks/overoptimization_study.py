@@ -302,6 +302,7 @@ class Study:
     def ensemble(self, side: str) -> list[dict[str, Any]]:
         """Gold at each n by every way to make one reward of five members, less what one member reaches on average."""
         import numpy as np
+
         from rewardsmith.aggregation import HOWS, aggregate
 
         members = self._members(side)
