@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from rewardsmith.overoptimization.policy import (
 )
 from rewardsmith.overoptimization.policy_config import PolicyConfig
 from rewardsmith.scoring import FunctionScorer
+from rewardsmith.verbs_policy import Rl
 from tests.overoptimization.conftest import tiny_policy
 
 HAS_TRL = importlib.util.find_spec("trl") is not None
@@ -74,6 +76,28 @@ def test_missing_trl_is_one_line(
     assert capsys.readouterr().err.splitlines() == [
         "error: rl needs TRL, which is not installed: pip install 'rewardsmith[rl]'"
     ]
+
+
+def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(ConfigError, match="one process"):
+        run_policy(config(tmp_path))
+
+
+def test_what_people_are_shown(tmp_path: Path) -> None:
+    plain = config(tmp_path, max_kl=4.0)
+    verb = Rl(**{field.name: getattr(plain, field.name) for field in fields(plain)})
+    first = {"proxy": 0.5, "kl": 0.0, "markers": {"list": 0.25, "praise": 0.5}}
+    last = {"proxy": 1.5, "kl": 4.5, "markers": {"list": 0.75, "praise": 0.5}}
+    best = {"step": 3, "kl": 2.0, "gold": -0.25, "split": "train"}
+    shown = verb.show({"steps": 5, "stopped": "max-kl", "first": first, "last": last, "best_gold": best})
+    assert "after 5 steps" in shown
+    assert "--max-kl 4 was reached" in shown
+    assert "0.500 -> 1.500" in shown
+    assert "markers: list 25% -> 75%" in shown
+    assert "praise" not in shown
+    assert "step 3, kl 2.00: -0.250" in shown
 
 
 def checkpoint(run: Path, step: int, state: str | None = "{}") -> Path:
