@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from rewardsmith.data.schema import text_of
+from rewardsmith.data.schema import content_hash, text_of
 from rewardsmith.model.load import default_model
 from rewardsmith.overoptimization import policy_records as records
 from rewardsmith.overoptimization.policy import run_policy
@@ -57,6 +57,7 @@ def short_prompts(options: argparse.Namespace) -> Path:
     file = options.work / "prompts.jsonl"
     if not file.exists():
         found = [p for p in read_prompts(options.prompts)[0] if len(text_of(p)) <= options.longest]
+        found.sort(key=lambda p: content_hash(p, ()))  # held-out and training prompts from all files alike
         lines = [json.dumps({"prompt": [turn.to_dict() for turn in p]}) + "\n" for p in found]
         file.write_text("".join(lines), encoding="utf-8")
         print(f"{len(lines)} prompts of at most {options.longest} characters")
