@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from rewardsmith.data.schema import content_hash, text_of
 from rewardsmith.model.load import default_model
 from rewardsmith.overoptimization import policy_records as records
 from rewardsmith.overoptimization.policy import run_policy
@@ -40,15 +41,27 @@ def plan(options: argparse.Namespace) -> dict[str, PolicyConfig]:
     return {
         f"{algorithm}-{kl:g}": PolicyConfig(
             rm=options.proxy, gold=options.gold, policy=options.policy or default_model(),
-            prompts=tuple(options.prompts), output=str(options.work / f"{algorithm}-{kl:g}"),
+            prompts=(str(short_prompts(options)),), output=str(options.work / f"{algorithm}-{kl:g}"),
             algorithm=algorithm, kl=kl, steps=options.steps,
             prompts_per_step=options.prompts_per_step, completions=options.completions, max_tokens=options.max_tokens,
             learning_rate=options.learning_rate, rows_at_once=options.rows_at_once,
-            limit=options.limit, held_out=options.held_out, held_out_every=options.held_out_every, save_every=10,
+            held_out=options.held_out, held_out_every=options.held_out_every, save_every=10,
             resume=(options.work / f".{algorithm}-{kl:g}.run").exists(), seed=options.seed,
         )
         for algorithm, kl in ways
     }  # fmt: skip
+
+
+def short_prompts(options: argparse.Namespace) -> Path:
+    """The prompts of at most --longest characters, as a file of their own: every step pays for the longest one."""
+    file = options.work / "prompts.jsonl"
+    if not file.exists():
+        found = [p for p in read_prompts(options.prompts)[0] if len(text_of(p)) <= options.longest]
+        found.sort(key=lambda p: content_hash(p, ()))  # held-out and training prompts from all files alike
+        lines = [json.dumps({"prompt": [turn.to_dict() for turn in p]}) + "\n" for p in found]
+        file.write_text("".join(lines), encoding="utf-8")
+        print(f"{len(lines)} prompts of at most {options.longest} characters")
+    return file
 
 
 def points(run: Path) -> list[dict[str, Any]]:
@@ -132,7 +145,7 @@ def scored_pool(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Candidates of the start policy for the held-out prompts, with proxy and gold; made once."""
     file = options.work / f"pool-{options.pool}.jsonl"
     if not file.exists():
-        prompts = read_prompts(options.prompts, options.limit)[0][: options.held_out]
+        prompts = read_prompts([str(short_prompts(options))])[0][: options.held_out]
         sampler = model_sampler(options.policy or default_model(), n=options.pool, max_tokens=options.max_tokens)
         write_candidates(prompts, sampler, file, n=options.pool, seed=options.seed, resume=True)
     rows = records.read(file)
@@ -194,7 +207,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--rows-at-once", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=2e-5)
-    parser.add_argument("--limit", type=int, default=None)
+    parser.add_argument("--longest", type=int, default=90, help="characters of a prompt")
     parser.add_argument("--held-out", type=int, default=24)
     parser.add_argument("--held-out-every", type=int, default=5)
     parser.add_argument("--pool", type=int, default=0, help="completions of the start policy for the exact path")

@@ -281,8 +281,6 @@ class PolicyRun(TrainerCallback):
         done = 0 if checkpoint is None else step_of(checkpoint)
         trainer = self._trainer()
         self.recorder.policy = trainer.model
-        if self.bfloat16:
-            keep_casts(trainer.model)
         reference = getattr(trainer, "ref_model", None)
         if reference is None:  # no KL in the loss: TRL has none, and it is measured all the same
             reference = load_policy(self.model.config._name_or_path, trust_remote_code=self.config.trust_remote_code)[0]
@@ -426,20 +424,6 @@ class PolicyRun(TrainerCallback):
             seed=config.seed, rows_at_once=max(config.rows_at_once, 16), bfloat16=self.bfloat16,
         )  # fmt: skip
         self.recorder.measure(step, records.HELD_OUT, self.held_out, [row for rows in drawn for row in rows])
-
-
-def keep_casts(model: Any) -> None:
-    """Let the model's `generate` cast each weight to bfloat16 once, not once a token.
-
-    accelerate's autocast begins and ends with each forward, and what it cast goes when the outermost one ends.
-    """
-    generate_plainly = model.generate
-
-    def generate_in_one_context(*arguments: Any, **options: Any) -> Any:
-        with torch.autocast(model.device.type, torch.bfloat16):
-            return generate_plainly(*arguments, **options)
-
-    model.generate = generate_in_one_context
 
 
 def prompt_order(n: int, needed: int, seed: int) -> list[int]:
