@@ -164,10 +164,11 @@ def _laws(result: dict[str, Any]) -> str:
     lines = []
     for law in result["laws"]:
         if law["of"] == "reward" and law["alpha"] is not None:
+            fit = "" if law["r2"] is None else f", R^2 {law['r2']:.3f}"
             peak = f", peak at KL {law['peak_kl']:.2f}" if law["peak_within"] else ""
             lines.append(
                 f"{law['method'].replace('_', ' ')}: gain = {law['formula']} with alpha {law['alpha']:.3f}, beta "
-                f"{law['beta']:.3f}, R^2 {law['r2']:.3f}{peak}"
+                f"{law['beta']:.3f}{fit}{peak}"
             )
     return "\n".join(lines)
 

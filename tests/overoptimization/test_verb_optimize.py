@@ -44,6 +44,24 @@ def test_the_table_and_the_recommendation(candidates, capsys):
     assert words.startswith("Stop at best of ") or words.startswith("Do not optimise")
 
 
+def test_one_prompt_with_equal_gold_is_shown_without_intervals(tmp_path, capsys):
+    table = [{"prompt": "q", "response": "a" * n, "judge": 1.0} for n in (1, 2)]
+    file = write_rows(tmp_path / "c.jsonl", table)
+    assert main(["optimize", "length", file, "--gold", "judge", "--quiet"]) == 0
+    shown = capsys.readouterr().out
+    assert "Too few prompts" in shown
+    assert "gold 'judge' is 1.000 without" in shown
+
+
+def test_a_page(candidates, capsys, tmp_path):
+    page = tmp_path / "pressure.html"
+    words = ["length", candidates, "--gold", "judge", "--methods", "best_of_n", "tilt", "--page", str(page)]
+    assert run(capsys, *words)[1]["page"] == str(page)
+    assert "How far to optimise" in page.read_text()
+    assert main(["optimize", *words, "--quiet"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
 def test_a_recorded_reward(candidates, capsys):
     _, found = run(capsys, "column:other", candidates, "--gold", "judge", "--methods", "best_of_n_iid", "tilt")
     assert {row["method"] for row in found["curves"]} == {"best_of_n_iid", "tilt"}

@@ -118,7 +118,7 @@ def _read(files: Sequence[str], column: str, read: ReadOptions) -> tuple[list[Gr
     try:
         return list(read_groups(files, replace(read, rating_key=column), report=report)), report
     except DataError as error:
-        raise DataError(f"read for the column {column!r}: {error}") from None
+        raise DataError(f"{error} (read for its column {column!r})") from None
 
 
 def key_of(group: Group) -> str:
