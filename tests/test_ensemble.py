@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from rewardsmith.data.readers import read_groups
-from rewardsmith.ensemble import COMMON
+from rewardsmith.ensemble import COMMON, join
 from rewardsmith.errors import ConfigError, Interrupted, ModelError
 from rewardsmith.model.artifact import load_members, load_reward_model
 from rewardsmith.model.layers import layers_of
@@ -118,6 +118,24 @@ def test_an_ensemble_resumes_to_the_same_bits(config, tmp_path, monkeypatch):  #
     for m in range(2):
         one, two = (load_reward_model(f"{folder}/member-{m}")[0] for folder in (broken.output, config.output))
         assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_members_that_are_joined_again_share_files_and_the_pass(config, tmp_path):  # noqa: F811
+    train(replace(config, members=2, train_layers=1, trunk_cache_gb=0, epochs=1), quiet=True)
+    own = [Path(config.output) / f"member-{m}" for m in range(2)]
+    join([str(folder) for folder in own], tmp_path / "e")
+    for m, folder in enumerate(own):
+        for file in folder.glob("*.safetensors"):
+            assert (tmp_path / "e" / f"member-{m}" / file.name).stat().st_ino == file.stat().st_ino
+    whole, joined = load_scorer(config.output), load_scorer(str(tmp_path / "e"))
+    seen = []
+    layers_of(joined.models[0].trunk)[0].register_forward_pre_hook(lambda *_: seen.append(1))
+    for a, b in zip(whole.score(groups_of(config)), joined.score(groups_of(config)), strict=True):
+        assert np.array_equal(a.members, b.members)
+    assert len(seen) == 1
+    with pytest.raises(ConfigError, match="not empty"):
+        join([str(folder) for folder in own], tmp_path / "e")
+    assert sorted(f.name for f in tmp_path.iterdir() if "writing" in f.name) == []
 
 
 def test_errors_are_one_line(config):  # noqa: F811
