@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from rewardsmith.data.readers import read_groups
-from rewardsmith.ensemble import COMMON, join
+from rewardsmith.ensemble import COMMON, join, uneven
 from rewardsmith.errors import ConfigError, Interrupted, ModelError
 from rewardsmith.model.artifact import load_members, load_reward_model
 from rewardsmith.model.layers import layers_of
@@ -136,6 +136,11 @@ def test_members_that_are_joined_again_share_files_and_the_pass(config, tmp_path
     with pytest.raises(ConfigError, match="not empty"):
         join([str(folder) for folder in own], tmp_path / "e")
     assert sorted(f.name for f in tmp_path.iterdir() if "writing" in f.name) == []
+
+
+def test_a_member_on_a_much_wider_scale_is_named():
+    assert "member-1's rewards spread 4.0 times as wide as member-0's" in uneven([0.5, 2.0, 1.0])
+    assert uneven([1.0, 1.9, 1.5]) == ""
 
 
 def test_errors_are_one_line(config):  # noqa: F811
