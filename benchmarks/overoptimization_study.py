@@ -16,7 +16,8 @@ comparison (gaps above 0.02; answers cut to 256 tokens). The gold that policies 
     size-40, -80, -160     one seed on fewer prompts (320: clean-0)
     depth-6, -12, -18      one seed on the lowest layers of the trunk alone (30: clean-0)
 
-Nothing is chosen on the test prompts. Each stage goes on where it was stopped.
+Nothing is chosen on the test prompts. Each stage goes on where it was stopped; `report` leaves out what is not trained.
+`rewardsmith ensemble average` of five members, as warm-clean and warm-noisy in DIR of --work, adds WARM.
 """
 
 from __future__ import annotations
@@ -224,7 +225,10 @@ def report(options: argparse.Namespace) -> None:
         "n_prompts": len(pools),
         "n_candidates": sum(len(pool.base_K) for pool in pools),
         "curves": {name: study.curve(name) for name in study.rewards},
-        "sweeps": {axis: [study.law(name) | {axis: at} for at, name in points] for axis, points in SWEEPS.items()},
+        "sweeps": {
+            axis: [study.law(name) | {axis: at} for at, name in points if name in rewards]
+            for axis, points in SWEEPS.items()
+        },
         "members": study.members_sweep(),
         "ensembles": {side: study.ensemble(side) for side in ("clean", "noisy")},
         "shared_error": {side: study.shared(side) for side in ("clean", "noisy")},
@@ -361,6 +365,7 @@ def draw(result: dict[str, Any], file: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    import numpy as np
 
     figure, axes = plt.subplots(2, 2, figsize=(11, 8), constrained_layout=True)
     panel = axes[0, 0]
@@ -381,11 +386,17 @@ def draw(result: dict[str, Any], file: Path) -> None:
             panel.plot([row["n"] for row in rows], [row["gain"]["value"] for row in rows], label=way, **style)
         panel.set(title=f"five members, {side} labels", xlabel="n", ylabel="gain over the base policy", xscale="log")
     panel = axes[1, 1]
-    for axis, rows in result["sweeps"].items():
-        at = list(range(len(rows)))
-        for key, style in (("alpha", "-"), ("beta", ":")):
-            panel.plot(at, [row["laws"][0][key] for row in rows], style, marker="o", label=f"{key} by {axis}")
-    panel.set(title="d(alpha - beta d) by sweep", xlabel="point of the sweep, weakest change first")
+    points = [(f"{row[axis]:g} {axis}", row["laws"][0]) for axis, rows in result["sweeps"].items() for row in rows]
+    at = np.arange(len(points))
+    for key, shift in (("alpha", 0.2), ("beta", -0.2)):
+        panel.barh(at + shift, [law[key] for _, law in points], height=0.38, label=key)
+    panel.set_yticks(at, [label for label, _ in points])
+    panel.invert_yaxis()
+    panel.set(title="d(alpha - beta d) by sweep")
+    for panel in axes.flat[:3]:
+        sizes = [row["n"] for row in result["curves"]["length"]][:-1]
+        panel.set_xticks(sizes, [str(n) for n in sizes])
+        panel.minorticks_off()
     for panel in axes.flat:
         panel.grid(alpha=0.3)
         panel.legend(fontsize=7)
