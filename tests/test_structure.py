@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("text",),
     ("model",),
     ("scoring",),
+    ("remote",),
     ("score_cache",),
     ("ensemble",),
     ("training",),

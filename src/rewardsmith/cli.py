@@ -42,6 +42,9 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "explain": ("rewardsmith.verbs_explain", "Explain", "what is rewarded, in words and word by word"),
     "report": ("rewardsmith.verbs_report", "Report", "one page: what a reward model is good for, and where it is weak"),
     "export": ("rewardsmith.verbs", "Export", "a copy of a reward model in another dtype"),
+    "serve": ("rewardsmith.verbs_serve", "Serve", "rewards over HTTP, in the shapes of vLLM, TEI and OpenRLHF"),
+    "keys add": ("rewardsmith.verbs_serve", "KeysAdd", "an API key for serve"),
+    "keys revoke": ("rewardsmith.verbs_serve", "KeysRevoke", "take an API key away"),
     "data check": ("rewardsmith.verbs", "DataCheck", "what a preference file holds, and what is wrong with it"),
     "data convert": ("rewardsmith.verbs", "DataConvert", "one shape of preference file to another"),
 }

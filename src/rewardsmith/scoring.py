@@ -117,53 +117,63 @@ class ModelScorer:
         n_dropped = len(self.renderer.report.dropped)
         encoded = self.renderer.encode(groups)
         reasons = {d["group"]: d["reason"] for d in self.renderer.report.dropped[n_dropped:]}
-        done = dict(zip((id(item.group) for item in encoded), self._rewards(encoded), strict=True))
-        by_group = {id(item.group): item for item in encoded}
+        rewards = self._rewards([item.token_ids for item in encoded])
+        by_group = {id(item.group): (item, values) for item, values in zip(encoded, rewards, strict=True)}
         results = []
         for group in groups:
-            item = by_group.get(id(group))
-            if item is None:
+            if id(group) in by_group:
+                item, rewards_MK = by_group[id(group)]
+                results.append(self.scores_of(rewards_MK, item.truncated, tuple(map(len, item.token_ids))))
+            else:
                 nan = np.full(len(group.responses), np.nan)
                 results.append(Scores(nan, error=reasons.get(group.id, "left out by the renderer")))
-            else:
-                lengths = tuple(len(row) for row in item.token_ids)
-                rewards_MK = done[id(group)]
-                std = None if len(rewards_MK) == 1 else (rewards_MK - self.offsets[:, None]).std(axis=0, ddof=1)
-                rewards_K = rewards_MK.mean(axis=0)
-                calibrated = None if self.temperature is None else rewards_K / self.temperature
-                results.append(Scores(rewards_K, std, item.truncated, lengths, calibrated=calibrated))
         return results
 
-    def _rewards(self, encoded: Sequence[Any]) -> list[np.ndarray]:
-        """[M, K] rewards of each group by each member."""
+    def scores_of(self, rewards_MK: np.ndarray, truncated: tuple[str, ...], n_tokens: tuple[int, ...]) -> Scores:
+        """One group's scores from the members' rewards."""
+        std = None if len(rewards_MK) == 1 else (rewards_MK - self.offsets[:, None]).std(axis=0, ddof=1)
+        rewards_K = rewards_MK.mean(axis=0)
+        calibrated = None if self.temperature is None else rewards_K / self.temperature
+        return Scores(rewards_K, std, truncated, n_tokens, calibrated=calibrated)
+
+    def _rewards(self, rows_GK: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+        """[M, K] rewards of each group by each member, in as many batches as the budget asks for."""
+        from rewardsmith.text.pack import plan_batches
+
+        rewards: list[np.ndarray] = [np.empty((0, 0))] * len(rows_GK)
+        for members in plan_batches(rows_GK, self.tokens_per_batch):
+            for i, values_MK in zip(members, self.reward_batch([rows_GK[i] for i in members]), strict=True):
+                rewards[i] = values_MK
+        return rewards
+
+    def reward_batch(self, rows_GK: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+        """[M, K] rewards of each group's rows of tokens by each member, in one packed batch whatever its size."""
         import torch
 
-        from rewardsmith.text.pack import pack, plan_batches
+        from rewardsmith.text.pack import pack_rows
 
         first_model = self.models[0]
         device = first_model.value_head.weight.device
         embeddings: Any = first_model.trunk.get_input_embeddings()
         n_known = len(embeddings.weight)
-        rewards: list[np.ndarray] = [np.empty((0, 0))] * len(encoded)
-        for members in plan_batches([item.token_ids for item in encoded], self.tokens_per_batch):
-            batch = pack([encoded[i] for i in members])
-            if (token := int(batch.token_ids_T.max())) >= n_known:
-                raise ModelError(
-                    f"the tokenizer makes token {token}, and the model knows {n_known}: the tokenizer files beside "
-                    "the weights are another model's; restore them"
-                )
-            batch = batch.to(device)
-            self.n_tokens += batch.n_tokens
-            self.n_row_tokens += batch.n_row_tokens
-            half = self.precision == "bfloat16"
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
-                shared = len(self.models) > 1 and first_model.parts is not None
-                given_TH = first_model.lower(batch) if shared else None
-                rewards_MR = torch.stack([model(batch=batch, given_TH=given_TH) for model in self.models])
-            values_MR = rewards_MR.double().cpu().numpy()
-            for i, first in zip(members, batch.first_row_G, strict=True):
-                rewards[i] = values_MR[:, first : first + len(encoded[i].token_ids)]
-        return rewards
+        batch = pack_rows(rows_GK)
+        if (token := int(batch.token_ids_T.max())) >= n_known:
+            raise ModelError(
+                f"the tokenizer makes token {token}, and the model knows {n_known}: the tokenizer files beside "
+                "the weights are another model's; restore them"
+            )
+        batch = batch.to(device)
+        self.n_tokens += batch.n_tokens
+        self.n_row_tokens += batch.n_row_tokens
+        half = self.precision == "bfloat16"
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+            shared = len(self.models) > 1 and first_model.parts is not None
+            given_TH = first_model.lower(batch) if shared else None
+            rewards_MR = torch.stack([model(batch=batch, given_TH=given_TH) for model in self.models])
+        values_MR = rewards_MR.double().cpu().numpy()
+        return [
+            values_MR[:, first : first + len(rows_K)] for first, rows_K in zip(batch.first_row_G, rows_GK, strict=True)
+        ]
 
 
 def load_scorer(
@@ -224,7 +234,7 @@ def rows_of_group(group: Group, scores: Scores) -> list[dict[str, Any]]:
             "n_tokens": scores.n_tokens[k] if scores.n_tokens else 0,
         }
         if scores.calibrated is not None and len(scores.rewards) > 1:
-            row["p_better"] = number_or_none(_p_better(scores.calibrated, k))
+            row["p_better"] = number_or_none(p_better(scores.calibrated, k))
         if scores.std is not None:
             row["std"] = float(scores.std[k])
         if group.ratings is not None:
@@ -236,7 +246,7 @@ def rows_of_group(group: Group, scores: Scores) -> list[dict[str, Any]]:
     return rows
 
 
-def _p_better(calibrated_K: np.ndarray, k: int) -> float:
+def p_better(calibrated_K: np.ndarray, k: int) -> float:
     """P(this response is better), averaged over the group's others: with two responses, P(a > b)."""
     gap = calibrated_K[k] - np.delete(calibrated_K, k)
     return float(np.mean(0.5 * (1 + np.tanh(gap / 2))))
