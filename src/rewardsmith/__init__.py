@@ -14,6 +14,7 @@ _EXPORTS = {
     "ModelScorer": "rewardsmith.scoring",
     "Preference": "rewardsmith.data.schema",
     "ReadOptions": "rewardsmith.data.options",
+    "RemoteScorer": "rewardsmith.remote",
     "RenderConfig": "rewardsmith.text.render",
     "Renderer": "rewardsmith.text.render",
     "RewardModel": "rewardsmith.model.reward_model",

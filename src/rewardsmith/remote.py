@@ -2,7 +2,8 @@
 
 Requests of a few groups each go out side by side and come back in the order of the groups. What may pass (a full queue,
 a restart, a broken connection) is tried again after a pause that doubles, with jitter, never shorter than the server's
-Retry-After; a reward asked for twice is the same reward, so nothing can be counted double. What cannot pass is an error.
+Retry-After; a reward asked for twice is the same reward, so nothing can be counted double. What cannot pass is an
+error.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ class RemoteScorer:
     timeout    seconds for one answer
     patience   seconds for which a request is tried again before ModelError is raised
     at_once    requests under way side by side
+    ca_file    certificates to trust, where the server's is not signed by one that this machine knows
+
+    `retries`, `prompts_cut` and `responses_cut` count what happened.
     """
 
     def __init__(
@@ -65,12 +69,15 @@ class RemoteScorer:
         self.timeout, self.patience, self.at_once = timeout, patience, at_once
         self.tls = ssl.create_default_context(cafile=ca_file) if parts.scheme == "https" else None
         self.kept = threading.local()
-        self.retries = 0
+        self.retries = self.prompts_cut = self.responses_cut = 0
 
     def score(self, groups: Sequence[Group]) -> list[Scores]:
         """Rewards of each group, in order. A group that the server cannot render gets NaN and the reason."""
         with ThreadPoolExecutor(self.at_once, thread_name_prefix="remote") as threads:
-            return list(chain.from_iterable(threads.map(self._ask, parts_of(groups))))
+            found = list(chain.from_iterable(threads.map(self._ask, parts_of(groups))))
+        self.prompts_cut += sum("prompt" in scores.truncated for scores in found)
+        self.responses_cut += sum(scores.truncated.count("response") for scores in found)
+        return found
 
     def _ask(self, groups: Sequence[Group]) -> list[Scores]:
         body = json.dumps({"groups": [plain(group) for group in groups]}).encode()

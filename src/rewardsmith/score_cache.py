@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 
 from rewardsmith.data.schema import Group, content_hash
+from rewardsmith.errors import ConfigError
+from rewardsmith.remote import RemoteScorer, is_address
 from rewardsmith.scoring import ModelScorer, Precision, Scores, load_scorer
 from rewardsmith.temperature import of_artifact
 from rewardsmith.text.token_cache import cache_folder
@@ -103,8 +105,18 @@ def open_scorer(
     precision: Precision = "float32",
     trust_remote_code: bool = False,
     cache: bool = True,
-) -> CachedScorer | ModelScorer:
-    """`load_scorer`, put off until a group is not known yet. Only a local folder has a hash to know it by."""
+) -> CachedScorer | ModelScorer | RemoteScorer:
+    """`load_scorer`, put off until a group is not known yet; or the scorer of a server's address.
+
+    Only a local folder has a hash to know it by. What the other options say is the server's business there, and
+    `max_response_length` cannot be asked of one: ConfigError.
+    """
+    if is_address(path):
+        if max_response_length is not None:
+            raise ConfigError(
+                f"{path} cuts answers as its model says: --max-response-length cannot be asked of a server"
+            )
+        return RemoteScorer(path)
 
     def load() -> ModelScorer:
         return load_scorer(

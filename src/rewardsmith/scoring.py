@@ -191,6 +191,8 @@ def load_scorer(
     """
     import torch
 
+    if path.startswith(("http://", "https://")):
+        raise ConfigError(f"{path}: a server gives rewards only, and this needs the weights; name the model's folder")
     from rewardsmith.model.artifact import load_members
     from rewardsmith.model.speed import keep_freed_memory
 

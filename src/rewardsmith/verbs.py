@@ -52,7 +52,7 @@ class Score:
     """
 
     model: Annotated[Name, tyro.conf.arg(metavar="RM")]
-    """A reward model: an artifact folder, or any sequence classifier with one output."""
+    """A reward model: an artifact folder, any sequence classifier with one output, or a server's http:// address."""
     files: Annotated[Files, tyro.conf.arg(metavar="FILE...")]
     """Files with prompts and responses, in any shape that train reads."""
     output: str
@@ -73,17 +73,22 @@ class Score:
         at_least(tokens_per_batch=(self.tokens_per_batch, 16))
 
     def run(self, common: Common) -> dict[str, Any]:
-        from rewardsmith.scoring import check_score_output, load_scorer, score_file
+        from rewardsmith.remote import RemoteScorer, is_address
+        from rewardsmith.scoring import ModelScorer, check_score_output, load_scorer, score_file
 
         check_score_output(self.output, overwrite=self.overwrite, resume=self.resume)
         report = ReadReport()
         groups = read_groups(self.files, self.read, report=report)
-        scorer = load_scorer(
-            self.model,
-            tokens_per_batch=self.tokens_per_batch,
-            device=self.device,
-            trust_remote_code=self.trust_remote_code,
-        )
+        scorer: ModelScorer | RemoteScorer
+        if is_address(self.model):
+            scorer = RemoteScorer(self.model)
+        else:
+            scorer = load_scorer(
+                self.model,
+                tokens_per_batch=self.tokens_per_batch,
+                device=self.device,
+                trust_remote_code=self.trust_remote_code,
+            )
         started = time.monotonic()
         with Bar("scoring groups", quiet=common.quiet) as bar:
             counts = score_file(
@@ -97,13 +102,18 @@ class Score:
             )
         seconds = max(time.monotonic() - started, 1e-9)
         say_warnings(report, common)
-        cut = scorer.renderer.report
+        cut = scorer.renderer.report if isinstance(scorer, ModelScorer) else scorer
+        speed: dict[str, Any] = {"tokens": None, "tokens_per_second": None, "shared_tokens": None}
+        if isinstance(scorer, ModelScorer):  # a server counts its tokens itself
+            speed = {
+                "tokens": scorer.n_tokens,
+                "tokens_per_second": round(scorer.n_tokens / seconds, 1),
+                "shared_tokens": round(1 - scorer.n_tokens / max(scorer.n_row_tokens, 1), 4),
+            }
         return {
             **counts,
             "output": self.output,
-            "tokens": scorer.n_tokens,
-            "tokens_per_second": round(scorer.n_tokens / seconds, 1),
-            "shared_tokens": round(1 - scorer.n_tokens / max(scorer.n_row_tokens, 1), 4),
+            **speed,
             "prompts_cut": cut.prompts_cut,
             "responses_cut": cut.responses_cut,
             "warnings": report.warnings,
@@ -122,10 +132,10 @@ class Score:
         }
 
     def show(self, result: dict[str, Any]) -> str:
-        lines = [
-            f"{result['rows']} rows of {result['groups']} groups in {self.output}",
-            f"{result['tokens_per_second']:.0f} distinct tokens/s, {result['shared_tokens']:.0%} of tokens shared",
-        ]
+        lines = [f"{result['rows']} rows of {result['groups']} groups in {self.output}"]
+        if result["tokens_per_second"] is not None:
+            rate, shared = result["tokens_per_second"], result["shared_tokens"]
+            lines.append(f"{rate:.0f} distinct tokens/s, {shared:.0%} of tokens shared")
         for key, text in (
             ("resumed_groups", "groups kept from the interrupted run"),
             ("unscored", "groups could not be scored: see the column error"),

@@ -84,7 +84,11 @@ def create_app(
     api.add_exception_handler(Refusal, refused)
     api.add_exception_handler(RequestValidationError, refused)
     api.add_exception_handler(HTTPException, refused)
-    paths = frozenset(api.openapi()["paths"]) | frozenset(playground.FILES) | {"/docs", "/openapi.json", "/v1/score"}
+    paths = (
+        frozenset(api.openapi()["paths"])
+        | frozenset(playground.FILES)
+        | {"/docs", "/openapi.json", "/v1/score", "/favicon.ico"}
+    )
     gate: App = Gate(
         api,  # type: ignore[arg-type]
         service=service,

@@ -26,7 +26,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Answer = Callable[[str, Refusal], tuple[int, bytes, dict[str, str]]]
 
 # Says nothing of the model or of anybody's texts; a probe of an orchestrator has no key.
-OPEN = frozenset({"/", "/health", "/ready", "/playground.js", "/playground.css", "/docs", "/openapi.json"})
+OPEN = frozenset(
+    {"/", "/health", "/ready", "/playground.js", "/playground.css", "/favicon.ico", "/docs", "/openapi.json"}
+)
 ADMIN = frozenset({"/admin/reload"})
 HEADERS = {
     "x-content-type-options": "nosniff",

@@ -99,6 +99,11 @@ for path in FILES:
     routes.add_api_route(path, page(path), methods=["GET"], include_in_schema=False)
 
 
+@routes.get("/favicon.ico", include_in_schema=False)
+async def icon() -> Response:
+    return Response(status_code=204)
+
+
 @routes.get("/docs", include_in_schema=False)
 async def docs(request: Request) -> Response:
     """The OpenAPI description as a page: no script, nothing from elsewhere."""

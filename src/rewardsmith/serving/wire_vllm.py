@@ -225,9 +225,7 @@ async def rows_of(service: Service, body: InputRequest | ChatRequest) -> tuple[E
         if body.chat_template is not None:
             raise Refusal("invalid", "chat_template is not allowed in a request: the model's own one is used")
         if body.add_generation_prompt or body.continue_final_message:
-            raise Refusal(
-                "invalid", "a reward is read at the end of a whole dialogue, not of an opening"
-            )
+            raise Refusal("invalid", "a reward is read at the end of a whole dialogue, not of an opening")
         messages = [message.to_message() for message in body.messages]
         group = make_group(messages[:-1], [messages[-1:]], variables=body.chat_template_kwargs)
         found = await service.encode(engine, [group])
