@@ -105,8 +105,8 @@ class Gate:
             await self._refuse(scope["path"], refusal, watched)
         except TimeoutError:
             if not status:
-                refusal = Refusal("late", "the deadline passed", retry_after=self.service.batcher.wait_seconds())
-                await self._refuse(scope["path"], refusal, watched)
+                late = Refusal("late", "the deadline passed", retry_after=self.service.batcher.wait_seconds())
+                await self._refuse(scope["path"], late, watched)
         except _ClientLeft:
             self.service.metrics.left.inc()
             status = 499

@@ -21,7 +21,8 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 SPREADS = (-4.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 REFUSAL = re.compile(
     r"^\W*(?:(?:i['’]?m|i am)(?: very| really| so)? (?:sorry|afraid)|sorry|i apologi[sz]e|unfortunately)?"
-    r"[^.!?\n]{0,60}?\bi (?:can(?:['’]t|not| not)|won['’]t|will not|am (?:unable|not able|not comfortable)|must decline|refuse)\b"
+    r"[^.!?\n]{0,60}?\b(?:i (?:can(?:['’]t|not| not)|won['’]t|will not|must decline|refuse)"
+    r"|i(?: am|['’]m) (?:unable|not able|not comfortable))\b"
     r"|^\W*as an ai\b[^.!?\n]{0,80}\b(?:can(?:['’]t|not)|unable|not able)\b",
     re.IGNORECASE,
 )

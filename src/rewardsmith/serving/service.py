@@ -93,13 +93,13 @@ class Service:
     async def encode(self, engine: Engine, groups: Sequence[Group]) -> list[Rows | str]:
         """The rows of groups, for a caller that looks at them before they are scored."""
         self._check_count(sum(len(group.responses) for group in groups))
-        return await self._tokenised(engine.encode, groups)  # type: ignore[no-any-return]
+        return await self._tokenised(engine.encode, groups)
 
     async def tokenise(self, engine: Engine, texts: Sequence[str], *, close: bool = False) -> list[np.ndarray]:
         """Rows of texts that are rendered already; with `close`, they end as the template ends a dialogue."""
         self._check_count(len(texts))
         whole = [engine.closed(text) for text in texts] if close else texts
-        return await self._tokenised(engine.texts, whole)  # type: ignore[no-any-return]
+        return await self._tokenised(engine.texts, whole)
 
     async def score_rows(
         self, client: str, engine: Engine, rows: Sequence[Rows], answers: Sequence[Sequence[str]] = ()

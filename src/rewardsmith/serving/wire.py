@@ -60,7 +60,7 @@ Variables = Annotated[dict[str, JsonValue], Field(max_length=50)]
 
 
 def service_of(request: Request) -> Service:
-    return request.app.state.service  # type: ignore[no-any-return]
+    return request.app.state.service
 
 
 def client_of(request: Request) -> str:
