@@ -6,6 +6,7 @@ import http.client
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +90,9 @@ def start(engine: Engine | None = None, load: Callable[[], Engine] | None = None
     stop()
     thread.join(20)
     assert not thread.is_alive(), "the server did not end"
+
+
+running = contextmanager(start)
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,8 @@ from rewardsmith.serving.engine import Engine
 from rewardsmith.serving.refusals import Refusal
 from rewardsmith.text.pack import distinct_tokens
 
-FULL = 0.9  # of the budget: a batch that has so many distinct tokens takes no more
-TOP_UPS = 6  # times it is counted anew how many tokens of a batch are distinct
+FULL = 0.9  # of the budget: a batch that has so many distinct tokens need not be filled further
+MOST_COUNTS = 64  # times that a batch's distinct tokens are counted
 RATE_MEMORY = 0.8  # of the old rate kept at each batch
 MOST_WAIT_S = 60.0  # a refusal names no longer time
 
@@ -153,27 +153,17 @@ class Batcher:
                 self._compute(units)
 
     def _take(self) -> list[Unit]:
-        """The next batch: units of one engine from the clients in turn."""
-        units: list[Unit] = []
-        total = 0
-        for _ in range(TOP_UPS):
-            before = len(units)
-            total = self._fill(units, total)
-            if len(units) == before or not self.queues:
-                break
-            if len(units) > 1:
-                total = distinct_tokens([row for unit in units for row in unit.rows])
-            if total >= FULL * self.tokens_per_batch:
-                break
-        return units
+        """The next batch: units of one engine from the clients in turn. Who was served goes to the end of the row.
 
-    def _fill(self, units: list[Unit], total: int) -> int:
-        """Take units while they fit; returns their tokens. A client that was served goes to the end of the row."""
+        Tokens are added up as if nothing were shared until the budget is reached, and counted exactly from then on.
+        """
+        units: list[Unit] = []
         blocked: set[str] = set()
+        total = counts = 0
         while True:
             client = next((name for name in self.queues if name not in blocked), None)
-            if client is None:
-                return total
+            if client is None or (total >= FULL * self.tokens_per_batch):
+                return units
             queue = self.queues[client]
             while queue and queue[0].job.future.done():  # its client has left, or its deadline has passed
                 self.waiting_tokens -= queue.popleft().n_tokens
@@ -181,13 +171,17 @@ class Batcher:
                 del self.queues[client]
                 continue
             unit = queue[0]
+            together = total + unit.n_tokens
+            if units and together > self.tokens_per_batch and counts < MOST_COUNTS:
+                together = distinct_tokens([row for taken in (*units, unit) for row in taken.rows])
+                counts += 1
             other = bool(units) and unit.job.engine is not units[0].job.engine
-            if other or (units and total + unit.n_tokens > self.tokens_per_batch):
+            if other or (units and together > self.tokens_per_batch):
                 blocked.add(client)
                 continue
             units.append(queue.popleft())
             self.waiting_tokens -= unit.n_tokens
-            total += unit.n_tokens
+            total = together
             if queue:
                 self.queues.move_to_end(client)
             else:
