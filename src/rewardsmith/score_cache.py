@@ -143,7 +143,7 @@ def model_hash(folder: Path) -> str | None:
         digest = hashlib.blake2b(digest_size=16)
         for file in sorted(folder.rglob("*")):
             name = str(file.relative_to(folder))
-            if file.suffix in (".safetensors", ".jinja", ".model", ".txt") or (
+            if file.suffix in (".safetensors", ".onnx", ".data", ".jinja", ".model", ".txt") or (
                 file.suffix == ".json" and file.name != META
             ):
                 digest.update(f"{name} {file.stat().st_size}\n".encode())

@@ -26,6 +26,7 @@ from rewardsmith.statistics import number_or_none
 from rewardsmith.temperature import of_artifact
 
 if TYPE_CHECKING:
+    from rewardsmith.model.onnx_file import OnnxModel
     from rewardsmith.model.reward_model import RewardModel
     from rewardsmith.text.render import Renderer
 
@@ -176,6 +177,32 @@ class ModelScorer:
         ]
 
 
+class OnnxScorer(ModelScorer):
+    """An ONNX folder as a scorer: padded batches of rows of similar length, on the CPU."""
+
+    def __init__(
+        self, model: OnnxModel, renderer: Renderer, *, tokens_per_batch: int = 8192, temperature: float | None = None
+    ) -> None:
+        super().__init__([], renderer, tokens_per_batch=tokens_per_batch, temperature=temperature)
+        self.model = model
+
+    def reward_batch(self, rows_GK: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+        """[1, K] rewards of each group's rows of tokens."""
+        rows = [row for rows_K in rows_GK for row in rows_K]
+        rewards_R = np.empty(len(rows))
+        part: list[int] = []
+        order = sorted(range(len(rows)), key=lambda r: -len(rows[r]))
+        for place, r in enumerate(order):
+            part.append(r)
+            if place + 1 == len(order) or (len(part) + 1) * len(rows[part[0]]) > self.tokens_per_batch:
+                rewards_R[part] = self.model.rewards([rows[i] for i in part])
+                part = []
+        self.n_tokens += sum(map(len, rows))
+        self.n_row_tokens += sum(map(len, rows))
+        ends = np.cumsum([len(rows_K) for rows_K in rows_GK])[:-1]
+        return [part_K[None] for part_K in np.split(rewards_R, ends)]
+
+
 def load_scorer(
     path: str,
     *,
@@ -185,7 +212,7 @@ def load_scorer(
     precision: Precision = "float32",
     trust_remote_code: bool = False,
 ) -> ModelScorer:
-    """The scorer of an artifact or ensemble folder, or of a Hugging Face sequence classifier with one output.
+    """The scorer of an artifact, ensemble or ONNX folder, or of a Hugging Face sequence classifier with one output.
 
     `max_response_length` replaces what the artifact's render contract says.
     """
@@ -194,8 +221,12 @@ def load_scorer(
     if path.startswith(("http://", "https://")):
         raise ConfigError(f"{path}: a server gives rewards only, and this needs the weights; name the model's folder")
     from rewardsmith.model.artifact import load_members
+    from rewardsmith.model.onnx_file import is_onnx, load_onnx
     from rewardsmith.model.speed import keep_freed_memory
 
+    if is_onnx(path):
+        onnx_model, renderer, meta = load_onnx(path, max_response_length=max_response_length)
+        return OnnxScorer(onnx_model, renderer, tokens_per_batch=tokens_per_batch, temperature=of_artifact(meta))
     models, renderer, meta = load_members(
         path, max_response_length=max_response_length, trust_remote_code=trust_remote_code
     )

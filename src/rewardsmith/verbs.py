@@ -149,7 +149,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write a reward model again, in another dtype, as a folder that transformers, TRL and vLLM load.
+    """Write a reward model again in another type: a folder that transformers, TRL and vLLM load, or an ONNX file.
 
     Example: rewardsmith export rm --output rm-bf16 --dtype bfloat16
     """
@@ -158,31 +158,41 @@ class Export:
     """A reward model: an artifact folder, or any sequence classifier with one output."""
     output: str
     """Folder for the copy."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """Type of the stored weights."""
+    format: Literal["safetensors", "onnx"] = "safetensors"
+    """safetensors for everything that loads transformers' models; onnx for onnxruntime on a CPU."""
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] | None = None
+    """Type of the stored weights. Default: bfloat16, and float32 for onnx, which also takes int8."""
     overwrite: bool = False
     """Replace OUTPUT where it exists."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless asked."""
 
     def run(self, common: Common) -> dict[str, Any]:
+        if self.format == "onnx":
+            from rewardsmith.model.onnx_file import export_onnx
+
+            if self.dtype not in (None, "float32", "int8"):
+                raise ConfigError(f"--format onnx --dtype {self.dtype}: onnx takes float32 or int8")
+            return export_onnx(
+                self.model, self.output, weights="int8" if self.dtype == "int8" else "float32", overwrite=self.overwrite
+            )
         from rewardsmith.model.artifact import export_reward_model
 
+        if self.dtype == "int8":
+            raise ConfigError("--dtype int8 needs --format onnx")
         return export_reward_model(
             self.model,
             self.output,
-            dtype=self.dtype,
+            dtype=self.dtype or "bfloat16",
             overwrite=self.overwrite,
             trust_remote_code=self.trust_remote_code,
         )
 
     def show(self, result: dict[str, Any]) -> str:
-        parity = result["parity"]
-        return (
-            f"{self.output}: {result['dtype']}\n"
-            f"rewards moved by at most {parity['max_difference']['reloaded']:.1e} "
-            f"(spread {parity['reward_spread']:.2f}, {parity['n_rows']} probe rows)"
-        )
+        figures = result.get("onnx") or result["parity"]
+        moved = figures["max_difference"] if self.format == "onnx" else figures["max_difference"]["reloaded"]
+        against = f"spread {figures['reward_spread']:.2f}, {figures['n_rows']} probe rows"
+        return f"{self.output}: {result['dtype']}\nrewards moved by at most {moved:.1e} ({against})"
 
 
 @dataclass(frozen=True, kw_only=True)

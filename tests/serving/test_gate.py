@@ -90,6 +90,8 @@ BODIES: list[tuple[str, Any]] = [
     ("too many responses", {"messages": [], "responses": [""] * 600}),
     ("too large", {"messages": [], "responses": ["x" * 30_000]}),
 ]
+# Fields that vLLM's endpoint does not have: it ignores them, as vLLM does.
+IGNORED = ("an unknown field", "a template", "a renderer's argument", "tools of another type")
 HEADS: list[tuple[str, bytes]] = [
     ("no request", b"\r\n\r\n"),
     ("garbage", bytes(range(256)) + b"\r\n\r\n"),
@@ -147,6 +149,9 @@ def is_well(server: Running) -> None:
 @pytest.mark.parametrize(("name", "body"), BODIES, ids=[name for name, _ in BODIES])
 @pytest.mark.parametrize("path", ["/v1/reward", "/classify", "/predict", "/get_reward", "/playground/explain"])
 def test_hostile_bodies(small: Running, path: str, name: str, body: Any) -> None:
+    if path == "/classify" and name in IGNORED:
+        assert small.post(path, body).status == 200
+        return
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
     reply = small.post(path, sent)
     assert 400 <= reply.status < 424, reply.body

@@ -203,12 +203,14 @@ def check_tls(cert: str | None, key: str | None) -> None:
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; ConfigError where the address is taken or none of this machine's."""
     host = host.strip("[]")
+    if not 0 <= port < 2**16:  # the resolver would take it modulo 65536
+        raise ConfigError(f"--port {port}: give a number up to 65535")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.set_inheritable(True)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ConfigError(f"--host {host} --port {port}: {getattr(error, 'strerror', None) or error}") from None
     return listening
