@@ -230,13 +230,18 @@ def test_tei_cuts_where_it_may(server: Running) -> None:
 # -- OpenRLHF ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("end", ["", "</s>", "</s><pad><pad>", "\n"])
+@pytest.mark.parametrize("end", ["", "</s>", "</s><pad><pad>", "</s>\n", "<pad> \n<pad>"])
 def test_get_reward_whatever_the_policy_left_at_the_end(server: Running, end: str) -> None:
     query = RENDERED.removesuffix("</s>") + end
     reply = server.post("/get_reward", {"query": [query, query], "prompts": ["p", "p"], "labels": [None, 1]})
     assert reply.status == 200
     wanted = offline("hello there", "a good")[0]
     assert reply.json == {"rewards": [near(wanted)] * 2, "scores": [near(wanted)] * 2, "extra_logs": {}}
+
+
+def test_blanks_of_the_answer_are_part_of_it(server: Running) -> None:
+    reply = server.post("/get_reward", {"query": [RENDERED.replace("a good</s>", "a good \n</s>")]})
+    assert reply.json["rewards"] == near(offline("hello there", "a good \n"))
 
 
 def test_get_reward_refuses_like_its_framework(server: Running) -> None:

@@ -84,16 +84,14 @@ class Engine:
         return [np.asarray(row, dtype=np.int32) for row in ids]
 
     def closed(self, text: str) -> str:
-        """A rendered dialogue that ends as the template ends one, whatever part of that end it has now."""
+        """A rendered dialogue that ends as the template ends one, whatever part of that end it has now.
+
+        Blanks behind a special token are the template's; those at the end of the answer itself stay.
+        """
         tokenizer = self.scorer.renderer.tokenizer
-        ends = [token for token in (tokenizer.pad_token, tokenizer.eos_token, self.closing.strip()) if token]
-        found = True
-        while found:
-            text = text.rstrip()
-            found = False
-            for end in ends:
-                if text.endswith(end):
-                    text, found = text[: -len(end)], True
+        ends = tuple(token for token in (tokenizer.pad_token, tokenizer.eos_token, self.closing.strip()) if token)
+        while (bare := text.rstrip()).endswith(ends):
+            text = next(bare.removesuffix(end) for end in ends if bare.endswith(end))
         return text + self.closing
 
     def fitted(self, row: np.ndarray, limit: int | None) -> tuple[np.ndarray, str]:
