@@ -57,6 +57,8 @@ class Engine:
 
     @property
     def n_vocabulary(self) -> int:
+        if not self.scorer.models:  # an ONNX file does not say
+            return len(self.scorer.renderer.tokenizer)
         embeddings: Any = self.scorer.models[0].trunk.get_input_embeddings()
         return len(embeddings.weight)
 

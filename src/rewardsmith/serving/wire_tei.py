@@ -115,11 +115,10 @@ async def rerank(body: RerankRequest, service: TheService, client: Client) -> li
 @routes.get("/info", summary="What is served, and its limits", responses=described(ErrorResponse, 401))
 async def info(service: TheService) -> Info:
     engine, limits = service.engine, service.limits
-    weight = engine.scorer.models[0].value_head.weight
     return Info(
         model_id=engine.name,
         model_sha=engine.artifact,
-        model_dtype=engine.meta.get("dtype") or str(weight.dtype).removeprefix("torch."),
+        model_dtype=engine.meta.get("dtype") or "float32",
         model_type=ModelType(reranker=ClassifierModel(id2label={"0": "reward"}, label2id={"reward": 0})),
         max_concurrent_requests=limits.max_waiting,
         max_input_length=engine.max_length,
