@@ -57,8 +57,11 @@ def test_a_group_that_cannot_be_rendered_says_why() -> None:
     with running() as server:
         assert np.isfinite(RemoteScorer(server.address).score([odd])[0].rewards).all()
         refused = Group(prompt=odd.prompt, responses=odd.responses, template_kwargs={"tokenize": True})
-        with pytest.raises(ModelError, match="answers 422: template variables may not be named tokenize"):
-            RemoteScorer(server.address).score([refused])
+        first, second, third = RemoteScorer(server.address).score([odd, refused, odd])
+        assert second.error == "template variables may not be named tokenize"
+        assert np.isnan(second.rewards).all()
+        assert (first.error, third.error) == ("", "")
+        assert np.isfinite([*first.rewards, *third.rewards]).all()
 
 
 def test_keys(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from rewardsmith.scoring import Scores
 KEY_VARIABLE = "REWARDSMITH_API_KEY"
 AT_ONCE = 64  # responses in a request
 CHARACTERS = 500_000  # and characters: far below a server's limit for a body
+ABOUT_A_GROUP = frozenset({413, 422})
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -72,7 +73,7 @@ class RemoteScorer:
         self.retries = self.prompts_cut = self.responses_cut = 0
 
     def score(self, groups: Sequence[Group]) -> list[Scores]:
-        """Rewards of each group, in order. A group that the server cannot render gets NaN and the reason."""
+        """Rewards of each group, in order. A group that the server cannot score gets NaN and the reason."""
         with ThreadPoolExecutor(self.at_once, thread_name_prefix="remote") as threads:
             found = list(chain.from_iterable(threads.map(self._ask, parts_of(groups))))
         self.prompts_cut += sum("prompt" in scores.truncated for scores in found)
@@ -82,9 +83,11 @@ class RemoteScorer:
     def _ask(self, groups: Sequence[Group]) -> list[Scores]:
         body = json.dumps({"groups": [plain(group) for group in groups]}).encode()
         status, answer = self._patiently(body)
-        if status == 413 and len(groups) > 1:  # a server with smaller limits
+        if status in ABOUT_A_GROUP and len(groups) > 1:  # one of them is to blame, or the server's limits are smaller
             half = len(groups) // 2
             return self._ask(groups[:half]) + self._ask(groups[half:])
+        if status in ABOUT_A_GROUP:
+            return [Scores(np.full(len(groups[0].responses), np.nan), error=reason_of(answer))]
         if status != 200:
             raise ModelError(f"{self.url} answers {status}: {reason_of(answer)}")
         try:
