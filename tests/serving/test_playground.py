@@ -47,7 +47,7 @@ def scored(view: Any) -> Any:
 
 def explained(view: Any) -> Any:
     scored(view).get_by_role("button", name="Why does answer 1").click()
-    view.get_by_role("heading", name="Where it comes from").wait_for()
+    view.get_by_role("heading", name="Where the reward").wait_for()
     return view
 
 

@@ -50,6 +50,11 @@ const signed = (number) => (number === null ? "–" : `${number < 0 ? "−" : "+
 const percent = (number) => (number === null ? "–" : `${(100 * number).toFixed(1)}%`);
 const tone = (number) => (number === null || number === 0 ? "" : number > 0 ? "up-text" : "down-text");
 
+const shortened = (text, most) => {
+  const letters = [...text.trim().replace(/\s+/g, " ")];
+  return letters.length > most ? `${letters.slice(0, most).join("")} …` : letters.join("");
+};
+
 let key = "";
 let asked = 0; // an answer to an older question is not shown
 
@@ -153,16 +158,16 @@ function showRewards(reply, answers) {
     const row = made("div", "", "row");
     const number = made("b", signed(reward.reward));
     if (reward.std !== null) number.append(made("small", `± ${reward.std.toFixed(3)} over members`));
-    const what = made("div", answers[index].trim().replace(/\s+/g, " ").slice(0, 110), "what small");
+    const what = made("div", shortened(answers[index], 110), "what small");
     const facts = [`answer ${index + 1}`, `${reward.n_tokens} tokens`];
     if (reward.reward === best && answers.length > 1) facts.push("highest");
     if (reward.truncated) facts.push(`${reward.truncated} cut to fit`);
-    if (reward.p_better !== null) facts.push(`${percent(reward.p_better)} that it is better than the others`);
+    if (reward.p_better !== null) facts.push(`better than the ${answers.length > 2 ? "others" : "other"}: ${percent(reward.p_better)}`);
     what.append(made("small", facts.join(" · ")));
     const why = made("button", "Why?");
     why.type = "button";
     why.setAttribute("aria-label", `Why does answer ${index + 1} get this reward?`);
-    why.addEventListener("click", () => explain(answers[index], why));
+    why.addEventListener("click", () => explain(answers[index], index + 1, why));
     row.append(number, what, why);
     return row;
   });
@@ -182,13 +187,13 @@ function pairWords(rewards) {
   return `P(answer 1 is better than answer 2) = ${percent(p)}.`;
 }
 
-async function explain(response, button) {
+async function explain(response, number, button) {
   const mine = (asked += 1);
   button.disabled = true;
   at("said").textContent = "";
   try {
     const reply = await ask("/playground/explain", { messages: turns(), response });
-    if (mine === asked) showExplained(reply, response);
+    if (mine === asked) showExplained(reply, response, number);
   } catch (error) {
     if (mine === asked) at("said").textContent = error.message;
   } finally {
@@ -197,7 +202,7 @@ async function explain(response, button) {
 }
 
 // Offsets of the server count characters; a string of JavaScript counts halves of some of them.
-function showExplained(reply, response) {
+function showExplained(reply, response, number) {
   const letters = [...response];
   const largest = Math.max(0, ...reply.units.map((unit) => Math.abs(unit.value ?? 0)));
   const parts = [];
@@ -223,6 +228,7 @@ function showExplained(reply, response) {
     ` the more the thicker; the thickest is about ${largest.toFixed(3)}.`,
   );
   at("by").textContent = `Reward ${signed(reply.reward)}. Each value: the reward less the reward without the ${reply.by}.`;
+  at("explained-head").textContent = `Where the reward of answer ${number} comes from`;
   at("edits").replaceChildren(editTable(reply.edits));
   at("explained").hidden = false;
   at("explained-head").scrollIntoView({ block: "nearest" });
