@@ -85,7 +85,7 @@ def start(engine: Engine | None = None, load: Callable[[], Engine] | None = None
     thread.start()
     assert up.wait(20), "the server did not start"
     address, stop = found
-    host, _, port = address.removeprefix("http://").rpartition(":")
+    host, _, port = address.partition("://")[2].rpartition(":")
     yield Running(address, host, int(port))
     stop()
     thread.join(20)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from rewardsmith.errors import ConfigError
+from rewardsmith.data.schema import Group, Message
+from rewardsmith.errors import ConfigError, ModelError
+from rewardsmith.remote import RemoteScorer
 from rewardsmith.serving.gate import host_name, is_loopback, presented_keys
 from rewardsmith.serving.keys import KeyRing, add_key
-from rewardsmith.serving.run import check_address, listen
+from rewardsmith.serving.run import check_address, check_tls, listen, serve
 from rewardsmith.serving.settings import Limits
-from tests.serving.conftest import Running, running, start
+from tests.serving.conftest import Running, running, start, tiny_engine, tiny_scorer
 
 GOOD = {"messages": [{"role": "user", "content": "hi"}], "responses": ["a"]}
 
@@ -216,6 +220,32 @@ def test_no_page_elsewhere_may_ask_unless_allowed() -> None:
         assert allowed.headers["access-control-allow-origin"] == "https://app.example"
         other = server.ask("OPTIONS", "/v1/reward", headers=preflight | {"origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
+def test_https(tmp_path: Any) -> None:
+    cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert]
+    subprocess.run(words, check=True, capture_output=True)
+    group = Group(prompt=(Message("user", "hi"),), responses=((Message("assistant", "a"),),))
+    with running(tls_cert=cert, tls_key=key) as server:
+        assert server.address.startswith("https://")
+        found = RemoteScorer(server.address, ca_file=cert).score([group])[0].rewards
+        assert found == pytest.approx(tiny_scorer().score([group])[0].rewards, abs=1e-5)
+        with pytest.raises(ModelError, match="certificate"):
+            RemoteScorer(server.address).score([group])
+        with pytest.raises(ModelError, match="cannot be reached"):
+            RemoteScorer(server.address.replace("https", "http"), patience=0).score([group])
+    with pytest.raises(ConfigError, match="do not go together"):
+        check_tls(cert, cert)
+
+
+def test_a_model_that_cannot_be_warmed_up_serves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = tiny_engine()
+    monkeypatch.setattr(engine, "warm_up", lambda: 1 / 0)
+    with pytest.raises(ModelError, match="did not start"):
+        serve(engine, tiny_engine, port=0)
 
 
 # -- keys ---------------------------------------------------------------------------------------------------------

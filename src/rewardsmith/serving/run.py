@@ -17,7 +17,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from rewardsmith.errors import ConfigError
+from rewardsmith.errors import ConfigError, ModelError
 from rewardsmith.progress import say
 from rewardsmith.serving.app import create_app
 from rewardsmith.serving.engine import Engine
@@ -167,10 +167,13 @@ def serve(
             ssl_keyfile=tls_key,
         )
         listening = listen(host, port)
+        server = Server(config, on_started, service.reload)
         try:
-            await Server(config, on_started, service.reload).serve(sockets=[listening])
+            await server.serve(sockets=[listening])
         finally:
             listening.close()
+        if not server.started:  # uvicorn has said why
+            raise ModelError("the server did not start: the model could not be warmed up (see above)")
         return service
 
     return asyncio.run(run())
