@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -109,12 +110,13 @@ def _write(model: RewardModel, file: Path, rows: Sequence[np.ndarray], pad: int)
 def _quantise(file: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    whole = file.with_name("whole.onnx")
-    file.rename(whole)
+    whole = file.parent / "whole"
+    whole.mkdir()
+    for part in file.parent.glob(f"{FILE}*"):  # the weights may lie in a file beside it
+        part.rename(whole / part.name)
     with _quietly():
-        quantize_dynamic(whole, file, weight_type=QuantType.QInt8, per_channel=True)
-    for part in file.parent.glob("whole.onnx*"):
-        part.unlink()
+        quantize_dynamic(whole / FILE, file, weight_type=QuantType.QInt8, per_channel=True)
+    shutil.rmtree(whole)
 
 
 class OnnxModel:
