@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import http.client
 import json
 import os
@@ -32,6 +33,7 @@ class Server:
         self.process = subprocess.Popen(
             [*command, "--json", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
+        atexit.register(self.process.kill)  # nothing outlives a benchmark that fails
         self.said: list[str] = []
         assert self.process.stderr is not None
         for line in self.process.stderr:

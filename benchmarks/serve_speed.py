@@ -63,7 +63,7 @@ def main() -> None:
         rows.append(
             [
                 name,
-                n,
+                str(n),
                 f"{n / statistics.median(result['offline_s']):.1f}",
                 f"{n / statistics.median(result['served_s']):.1f}",
                 f"{ratio:.2f}",
@@ -80,15 +80,11 @@ def main() -> None:
         results["load"] = [
             latency(server, singles, rate * share, options.seconds) | {"share": share} for share in SHARES
         ]
-        print(
-            table(
-                ["share", "asked/s", "answered", "p50 ms", "p99 ms"],
-                [
-                    [f"{r['share']:.0%}", f"{r['rate']:.1f}", r["n"], f"{r['p50'] * 1e3:.0f}", f"{r['p99'] * 1e3:.0f}"]
-                    for r in results["load"]
-                ],
-            )
-        )
+        lines = [
+            [f"{r['share']:.0%}", f"{r['rate']:.1f}", str(r["n"]), f"{1e3 * r['p50']:.0f}", f"{1e3 * r['p99']:.0f}"]
+            for r in results["load"]
+        ]
+        print(table(["share", "asked/s", "answered", "p50 ms", "p99 ms"], lines))
         if options.figure:
             draw(results["load"], options.figure)
     code, last = server.stop()
