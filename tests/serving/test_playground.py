@@ -158,7 +158,7 @@ def test_texts_stand_out(browser: Any, server: Running, scheme: str) -> None:
 def test_all_of_it_by_keyboard(browser: Any, server: Running) -> None:
     view = opened(browser, server)
     reached = set()
-    for _ in range(11):
+    for _ in range(12):
         view.keyboard.press("Tab")
         reached.add(view.evaluate("document.activeElement.tagName + '#' + document.activeElement.id"))
         assert view.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none", "focus must be seen"
