@@ -78,6 +78,7 @@ def export_onnx(path: str, output: str, *, weights: Weights = "float32", overwri
         if weights == "float32" and moved > TOLERANCE * max(spread, 1.0):
             raise ModelError(f"{path}: as ONNX, rewards move by {moved:.2g} (spread {spread:.2f}): it is not written")
         renderer.tokenizer.save_pretrained(folder)
+        model.trunk.config.save_pretrained(folder)  # by which transformers knows the tokenizer's class
         figures = {"weights": weights, "max_difference": moved, "reward_spread": spread, "n_rows": len(rows)}
         whole = {**meta, "render": renderer.contract.to_dict(), "dtype": weights, "pad": pad, "onnx": figures}
         (folder / META).write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -169,10 +169,11 @@ def serve(
         listening = listen(host, port)
         server = Server(config, on_started, service.reload)
         try:
-            await server.serve(sockets=[listening])
+            with suppress(SystemExit):  # uvicorn's way to end a start that failed; it has said why
+                await server.serve(sockets=[listening])
         finally:
             listening.close()
-        if not server.started:  # uvicorn has said why
+        if not server.started:
             raise ModelError("the server did not start: the model could not be warmed up (see above)")
         return service
 
