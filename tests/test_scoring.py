@@ -15,7 +15,8 @@ from rewardsmith.data.schema import Group, Message, Preference
 from rewardsmith.errors import ConfigError, Interrupted
 from rewardsmith.last_layer import fit_laplace
 from rewardsmith.model.reward_model import RewardModel
-from rewardsmith.scoring import FunctionScorer, JointScorer, ModelScorer, Reading, Scores, read_rewards, score_file
+from rewardsmith.scorers import JointScorer, ModelScorer
+from rewardsmith.scoring import FunctionScorer, Reading, Scores, read_rewards, score_file
 from rewardsmith.text.render import RenderConfig, Renderer
 from tests.tiny import CHAT_TEMPLATE, tiny_tokenizer, tiny_trunk
 

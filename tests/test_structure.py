@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("text",),
     ("model",),
     ("scoring",),
+    ("scorers", "remote"),
     ("score_cache",),
     ("ensemble",),
     ("weight_averaging",),

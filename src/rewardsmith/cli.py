@@ -56,6 +56,9 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "FitLaplace",
         "how sure the last layer is, kept in the artifact",
     ),
+    "serve": ("rewardsmith.verbs_serve", "Serve", "rewards over HTTP, in the shapes of vLLM, TEI and OpenRLHF"),
+    "keys add": ("rewardsmith.verbs_serve", "KeysAdd", "an API key for serve"),
+    "keys revoke": ("rewardsmith.verbs_serve", "KeysRevoke", "take an API key away"),
     "data check": ("rewardsmith.verbs", "DataCheck", "what a preference file holds, and what is wrong with it"),
     "data convert": ("rewardsmith.verbs", "DataConvert", "one shape of preference file to another"),
 }

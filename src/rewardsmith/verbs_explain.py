@@ -61,7 +61,7 @@ class Explain(ScorerOptions):
         from rewardsmith.audit.attribution import attribute
         from rewardsmith.audit.tokens import explain
         from rewardsmith.report.heat_map import write_heat_map
-        from rewardsmith.scoring import load_scorer
+        from rewardsmith.scorers import load_scorer
 
         groups, report, dropped = labelled_groups(self.files, self.read, self.limit)
         group, preference = self._pair(groups)

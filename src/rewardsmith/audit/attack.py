@@ -26,7 +26,8 @@ from rewardsmith.audit.seeds import Seed
 from rewardsmith.audit.tokens import answer_tokens, embedding_table, reward_and_gradient
 from rewardsmith.data.schema import Group, Message, text_of
 from rewardsmith.errors import DataError
-from rewardsmith.scoring import ModelScorer, Scorer
+from rewardsmith.scorers import ModelScorer
+from rewardsmith.scoring import Scorer
 from rewardsmith.statistics import clustered_mean
 
 BUDGET = 100  # answers scored for each seed
