@@ -21,7 +21,7 @@ PACKAGE = ROOT / "src" / "rewardsmith"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("statistics", "progress"),
-    ("temperature", "best_of_n"),
+    ("temperature", "best_of_n", "edits"),
     ("data",),
     ("losses",),
     ("text",),

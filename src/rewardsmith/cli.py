@@ -49,6 +49,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "export": ("rewardsmith.verbs", "Export", "a copy of a reward model in another dtype"),
     "data check": ("rewardsmith.verbs", "DataCheck", "what a preference file holds, and what is wrong with it"),
     "data convert": ("rewardsmith.verbs", "DataConvert", "one shape of preference file to another"),
+    "data augment": (
+        "rewardsmith.verbs_data",
+        "DataAugment",
+        "add counterfactual pairs made from the data's own answers",
+    ),
 }
 HELP = """usage: rewardsmith VERB [options]        rewardsmith VERB --help
 
