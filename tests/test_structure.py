@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("text",),
     ("model",),
     ("scoring",),
-    ("score_cache",),
+    ("score_cache", "head_input"),
     ("ensemble",),
     ("training",),
     ("evaluation", "audit", "overoptimization"),

@@ -54,6 +54,12 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "DataAugment",
         "add counterfactual pairs made from the data's own answers",
     ),
+    "data balance": (
+        "rewardsmith.verbs_data",
+        "DataBalance",
+        "weights that break what the surface predicts; doubtful labels",
+    ),
+    "data select": ("rewardsmith.verbs_data", "DataSelect", "which pairs of a pool to have labelled next"),
 }
 HELP = """usage: rewardsmith VERB [options]        rewardsmith VERB --help
 

@@ -211,9 +211,10 @@ def other(source: Source, around: Around, rng: Random, probability: float) -> Gr
 
 FILLERS = re.compile(
     r"^(Sure|Certainly|Of course|Absolutely|Great question|Good question|That's a (great|good) question|"
-    r"((Sure|Of course|Certainly)[,!] )?(I'd|I would) be (happy|glad) to help|Happy to help|Thank you for (asking|your "
-    r"question)|(I )?hope (this|that|it) helps|Let me know if|(Please )?feel free to|If you have any (other|more|further)|"
-    r"Is there anything else|Please let me know|As an AI( language model)?,)\b[^.!?\n]{0,120}[.!?]*$",
+    r"((Sure|Of course|Certainly)[,!] )?(I'd|I would) be (happy|glad) to help|Happy to help|"
+    r"Thank you for (asking|your question)|(I )?hope (this|that|it) helps|Let me know if|(Please )?feel free to|"
+    r"If you have any (other|more|further)|Is there anything else (that )?I can|Please let me know|"
+    r"As an AI( language model)?,)\b[^.!?\n]{0,120}[.!?]*$",
     re.IGNORECASE,
 )
 WORDY = tuple(
