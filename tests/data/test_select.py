@@ -23,24 +23,8 @@ from rewardsmith.data.select import (
 from rewardsmith.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)
-NAMES = [
-    "ash",
-    "birch",
-    "cedar",
-    "dogwood",
-    "elm",
-    "fir",
-    "gum",
-    "hazel",
-    "ivy",
-    "juniper",
-    "kauri",
-    "larch",
-    "maple",
-    "nettle",
-    "oak",
-    "pine",
-]
+NAMES = ("ash", "birch", "cedar", "dogwood", "elm", "fir", "gum", "hazel")
+NAMES += ("ivy", "juniper", "kauri", "larch", "maple", "nettle", "oak", "pine")
 
 
 def group_of(name, *answers, **more):

@@ -116,8 +116,8 @@ def warnings_of(report: dict[str, Any]) -> list[str]:
     share, left = report["effective_pairs"] / report["pairs"], report["imbalance"]["after"]
     if share < FEW:
         found.append(
-            f"the weights leave {report['effective_pairs']:.0f} of {report['pairs']} pairs in effect ({share:.0%}): the "
-            f"surface tells nearly all labels; {remedy}"
+            f"the weights leave {report['effective_pairs']:.0f} of {report['pairs']} pairs in effect ({share:.0%}): "
+            f"the surface tells nearly all labels; {remedy}"
         )
     if left > UNBALANCED:
         found.append(
