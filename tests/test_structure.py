@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("text",),
     ("model",),
     ("scoring",),
-    ("score_cache", "head_input"),
+    ("score_cache", "head_input", "adjustment"),
     ("ensemble",),
     ("training",),
     ("evaluation", "audit", "overoptimization"),

@@ -35,6 +35,7 @@ ROW_KEYS = (
     "reward",
     "calibrated",
     "p_better",
+    "adjusted",
     "truncated",
     "n_tokens",
     "std",
@@ -53,6 +54,7 @@ class Scores:
     std        [K] uncertainty in units of reward, or None where it is not known
     calibrated [K] rewards in log-odds: sigmoid(calibrated[a] - calibrated[b]) is P(a > b); None where no temperature
                was fitted
+    adjusted   [K] rewards without length's part and within bounds (`adjustment`); None where none was fitted
     truncated  K flags: "" (whole), "prompt" or "response" (what was cut to fit)
     n_tokens   K token counts of prompt + response, 0 where the scorer does not count tokens
     """
@@ -63,6 +65,7 @@ class Scores:
     n_tokens: tuple[int, ...] = ()
     error: str = ""
     calibrated: np.ndarray | None = None
+    adjusted: np.ndarray | None = None
 
 
 class Scorer(Protocol):
@@ -225,6 +228,8 @@ def rows_of_group(group: Group, scores: Scores) -> list[dict[str, Any]]:
         }
         if scores.calibrated is not None and len(scores.rewards) > 1:
             row["p_better"] = number_or_none(_p_better(scores.calibrated, k))
+        if scores.adjusted is not None:
+            row["adjusted"] = number_or_none(scores.adjusted[k])
         if scores.std is not None:
             row["std"] = float(scores.std[k])
         if group.ratings is not None:

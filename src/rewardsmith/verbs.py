@@ -73,6 +73,8 @@ class Score:
         at_least(tokens_per_batch=(self.tokens_per_batch, 16))
 
     def run(self, common: Common) -> dict[str, Any]:
+        from rewardsmith.adjustment import AdjustedScorer, of_artifact
+        from rewardsmith.model.artifact import read_meta
         from rewardsmith.scoring import check_score_output, load_scorer, score_file
 
         check_score_output(self.output, overwrite=self.overwrite, resume=self.resume)
@@ -84,15 +86,16 @@ class Score:
             device=self.device,
             trust_remote_code=self.trust_remote_code,
         )
+        adjustment = of_artifact(read_meta(self.model))
         started = time.monotonic()
         with Bar("scoring groups", quiet=common.quiet) as bar:
             counts = score_file(
-                scorer,
+                scorer if adjustment is None else AdjustedScorer(scorer, adjustment),
                 groups,
                 self.output,
                 resume=self.resume,
                 overwrite=self.overwrite,
-                identity=self._identity(),
+                identity=self._identity() | {"adjustment": str(adjustment)},
                 progress=bar.advance,
             )
         seconds = max(time.monotonic() - started, 1e-9)
