@@ -59,13 +59,18 @@ def main() -> None:
     parser.add_argument("--rating-key")
     parser.add_argument("--rating-gap", type=float, default=0.0)
     parser.add_argument("--model")
+    parser.add_argument("--max-responses", type=int)
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--share", type=float, default=0.25)
     parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args()
-    groups = list(read_groups(args.file, ReadOptions(rating_key=args.rating_key, rating_gap=args.rating_gap)))
+    options = ReadOptions(rating_key=args.rating_key, rating_gap=args.rating_gap, max_responses=args.max_responses)
+    groups = list(read_groups(args.file, options))
     rewards = None
     if args.model:
-        rewards = [scores.rewards for _, scores in score_stream(open_scorer(args.model), groups)]
+        rewards = [
+            scores.rewards for _, scores in score_stream(open_scorer(args.model, precision=args.precision), groups)
+        ]
     rows = []
     for seed in range(args.seeds):
         noisy, flipped = flip(groups, args.share, seed)
