@@ -159,7 +159,7 @@ class Calibrate(ScorerOptions):
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.evaluation.calibration import calibration_report
         from rewardsmith.evaluation.pairs import character_lengths, pair_rows
-        from rewardsmith.model.artifact import write_calibration
+        from rewardsmith.model.artifact import write_note
         from rewardsmith.temperature import fit_temperature, stored
 
         scored = score_labelled(self, self.model, self.files, self.read, self.limit, quiet=common.quiet)
@@ -171,7 +171,8 @@ class Calibrate(ScorerOptions):
         calibration = stored(rows.margin_P, rows.probability_P, names)
         found = calibration_report(rows, temperature=fit)
         adjustment = self._adjustment(scored.groups, scored.rewards, calibration["temperature"])
-        write_calibration(self.model, calibration, None if adjustment is None else adjustment["stored"])
+        kept = None if adjustment is None else adjustment["stored"]
+        write_note(self.model, calibration=calibration, adjustment=kept)
         say_warnings(scored.report, common)
         keys = ("nll", "brier", "ece", "overconfidence")
         sides = {side: {key: found[side][key] for key in keys} for side in ("before", "after")}

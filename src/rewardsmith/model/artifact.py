@@ -168,17 +168,14 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     return meta
 
 
-def write_calibration(path: str, calibration: dict[str, Any], adjustment: dict[str, Any] | None = None) -> None:
-    """Replace what an artifact's metadata says of its temperature, and how its rewards are adjusted (None: not at all).
-
-    ModelError where `path` is no artifact.
-    """
+def write_note(path: str, **notes: Any) -> None:
+    """Replace what an artifact's metadata says under these names. ModelError where `path` is no artifact."""
     file = Path(path) / META
     if not file.is_file():
         raise ModelError(
             f"{path} is no artifact (no {META} there): write one with rewardsmith export {path} --output DIR"
         )
-    meta = read_meta(path) | {"calibration": calibration, "adjustment": adjustment}
+    meta = read_meta(path) | notes
     writing = file.with_name(f".{META}.writing-{os.getpid()}")
     try:
         writing.write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
