@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rewardsmith.data.schema import Group, Message
-from rewardsmith.model.artifact import save_reward_model, write_calibration
+from rewardsmith.model.artifact import save_reward_model, write_note
 from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.score_cache import open_scorer
 from rewardsmith.scoring import ModelScorer
@@ -88,7 +88,7 @@ def test_what_decides_a_reward_is_part_of_the_name(folder, asked, tmp_path):
 
 def test_a_new_temperature_costs_no_scoring(folder, asked):
     before = open_scorer(folder).score(GROUPS)
-    write_calibration(folder, {"temperature": 4.0, "status": "fitted", "n_pairs": 9, "pairs": "dev.jsonl"})
+    write_note(folder, calibration={"temperature": 4.0, "status": "fitted", "n_pairs": 9, "pairs": "dev.jsonl"})
     after = open_scorer(folder).score(GROUPS)
     assert asked == [7]
     assert np.allclose(before[2].calibrated, 2 * after[2].calibrated)
