@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from random import Random
 
+from rewardsmith.audit import text_probes  # noqa: F401  (its probes are defined, and listed, first)
 from rewardsmith.audit.edits import says
 from rewardsmith.audit.probes import Cell, Contrast, Overtake, Pair, probe
 from rewardsmith.audit.seeds import Seed
