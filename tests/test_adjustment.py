@@ -71,6 +71,11 @@ def test_f_is_its_definition_and_zero_at_the_median():
     assert far == pytest.approx(-0.25), "straight on beyond the last knot"
 
 
+def test_a_share_of_f_is_as_much_lower():
+    at = np.array([0.0, 30.0, 100.0, 3000.0])
+    np.testing.assert_allclose(LINES.times(0.25)(at), 0.25 * LINES(at), atol=1e-12)
+
+
 @pytest.mark.parametrize("temperature", [2.0, None, float("inf")])
 @pytest.mark.parametrize("name", ["sigmoid", "tanh", "clip"])
 def test_bounds_hold_and_keep_the_order(name, temperature):

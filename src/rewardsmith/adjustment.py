@@ -47,6 +47,10 @@ class Length:
         bent = sum(b * (np.maximum(x - k, 0) - max(self.at - k, 0)) for k, b in zip(self.knots, self.bends))
         return np.asarray(self.slope * (x - self.at) + bent)
 
+    def times(self, share: float) -> Length:
+        """The same curve, `share` as high."""
+        return replace(self, slope=self.slope * share, bends=tuple(share * bend for bend in self.bends))
+
 
 @dataclass(frozen=True)
 class Bound:

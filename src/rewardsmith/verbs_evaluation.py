@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rewardsmith.cli import Common
     from rewardsmith.data.schema import Group
 
+NOTABLE = 0.01  # by how much accuracy has to fall to be pointed out
 BenchmarkName = Literal[
     "auto", "rewardbench", "rewardbench2", "rm-bench", "llmbar", "judgebench", "pandalm", "xstest", "ppe", "hh"
 ]
@@ -142,6 +143,8 @@ class Calibrate(ScorerOptions):
     length: bool = False
     """Fit what length does to the reward among answers that people judged alike, and take it out of the adjusted
     rewards."""
+    length_share: float = 1.0
+    """Share of what length does that --length takes out, from 0 to 1."""
     bound: Literal["none", "sigmoid", "tanh", "clip"] = "none"
     """Bound the adjusted rewards, for reinforcement learning: sigmoid in (0, 1), tanh in (-1, 1), clip at the 5% and
     95% quantiles of FILE's answers. Without --length and --bound, an adjustment that the artifact has is taken out."""
@@ -153,6 +156,8 @@ class Calibrate(ScorerOptions):
 
     def __post_init__(self) -> None:
         at_least(limit=(self.limit, 1), tokens_per_batch=(self.tokens_per_batch, 16), seed=(self.seed, 0))
+        if not 0 <= self.length_share <= 1:
+            raise ConfigError(f"--length-share {self.length_share}: give a share from 0 to 1")
         if self.adjusted:
             raise ConfigError("--adjusted with calibrate: an adjustment is fitted to the plain rewards")
 
@@ -190,11 +195,11 @@ class Calibrate(ScorerOptions):
 
         if not self.length and self.bound == "none":
             return None
-        length = fitted_length(groups, rewards) if self.length else None
+        length = fitted_length(groups, rewards).times(self.length_share) if self.length else None
         plain = Adjustment(length)
         shorn = [plain(values, characters(group)) for group, values in zip(groups, rewards, strict=True)]
         bound = None if self.bound == "none" else fit_bound(self.bound, np.concatenate(shorn), temperature)
-        effect = length_effect(groups, rewards, seed=self.seed) if self.length else None
+        effect = length_effect(groups, rewards, self.length_share, seed=self.seed) if self.length else None
         return {"stored": Adjustment(length, bound).to_json(), "length": effect}
 
     def show(self, result: dict[str, Any]) -> str:
@@ -213,6 +218,12 @@ class Calibrate(ScorerOptions):
             lines.append(f"adjusted rewards ({' and '.join(kinds)}) are in the rows of score, as `adjusted`")
         if adjustment is not None and adjustment["length"] is not None:
             lines += ["on each half of the prompts, with length fitted on the other:", *_changes(adjustment["length"])]
+            before, after = (adjustment["length"][side]["accuracy"] for side in ("before", "after"))
+            if None not in (before["value"], after["value"]) and after["value"] < before["value"] - NOTABLE:
+                lines.append(
+                    "warning: accuracy falls: part of what these labels prefer is length, or goes with it; take out less "
+                    "with --length-share, and judge by labels or gold that do not lean to length"
+                )
         return "\n".join([*lines, *dropped_lines(result["dropped"])])
 
 

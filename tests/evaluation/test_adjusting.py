@@ -37,6 +37,14 @@ def test_a_length_bias_goes_and_accuracy_comes_back():
     assert after["length_matched_accuracy"]["value"] is not None
 
 
+def test_half_of_it_leaves_some():
+    found = [
+        length_effect(*groups_and_rewards(400, bias=2.0), share)["after"]["length_correlation"]["value"]
+        for share in (0.0, 0.5, 1.0)
+    ]
+    assert found[0] > found[1] + 0.1 > found[2] + 0.2
+
+
 def test_a_sound_reward_is_left_as_it_is():
     effect = length_effect(*groups_and_rewards(400, bias=0.0))
     assert effect["after"]["accuracy"]["value"] == pytest.approx(effect["before"]["accuracy"]["value"], abs=0.02)

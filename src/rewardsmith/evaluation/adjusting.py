@@ -22,15 +22,18 @@ def fitted_length(groups: Sequence[Group], rewards: Sequence[Floats]) -> Length:
     return fit_length(rows.margin_P, rows.probability_P, rows.chosen_length_P, rows.rejected_length_P)
 
 
-def length_effect(groups: Sequence[Group], rewards: Sequence[Floats], *, seed: int = 0) -> dict[str, Any]:
+def length_effect(
+    groups: Sequence[Group], rewards: Sequence[Floats], share: float = 1.0, *, seed: int = 0
+) -> dict[str, Any]:
     """{"before", "after"}: accuracy, length_matched_accuracy, length_controlled_accuracy, length_correlation (Spearman
-    of reward and length within a prompt), each with its interval. DataError where half of the pairs are too few.
+    of reward and length within a prompt), each with its interval. `share` of f is taken out. DataError where half of the
+    pairs are too few.
     """
     side_G = [side_of(group, HALVES, seed) for group in groups]
     lengths = {}
     for side, other in (("first", "second"), ("second", "first")):
         members = [g for g, name in enumerate(side_G) if name == other]
-        lengths[side] = fitted_length([groups[g] for g in members], [rewards[g] for g in members])
+        lengths[side] = fitted_length([groups[g] for g in members], [rewards[g] for g in members]).times(share)
     adjusted = [
         Adjustment(lengths[side])(values, characters(group))
         for side, values, group in zip(side_G, rewards, groups, strict=True)
