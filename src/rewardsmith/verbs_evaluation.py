@@ -221,8 +221,8 @@ class Calibrate(ScorerOptions):
             before, after = (adjustment["length"][side]["accuracy"] for side in ("before", "after"))
             if None not in (before["value"], after["value"]) and after["value"] < before["value"] - NOTABLE:
                 lines.append(
-                    "warning: accuracy falls: part of what these labels prefer is length, or goes with it; take out less "
-                    "with --length-share, and judge by labels or gold that do not lean to length"
+                    "warning: accuracy falls: part of what these labels prefer is length, or goes with it; take out "
+                    "less with --length-share, and judge by labels or gold that do not lean to length"
                 )
         return "\n".join([*lines, *dropped_lines(result["dropped"])])
 

@@ -26,8 +26,8 @@ def length_effect(
     groups: Sequence[Group], rewards: Sequence[Floats], share: float = 1.0, *, seed: int = 0
 ) -> dict[str, Any]:
     """{"before", "after"}: accuracy, length_matched_accuracy, length_controlled_accuracy, length_correlation (Spearman
-    of reward and length within a prompt), each with its interval. `share` of f is taken out. DataError where half of the
-    pairs are too few.
+    of reward and length within a prompt), each with its interval. `share` of f is taken out. DataError where
+    half of the pairs are too few.
     """
     side_G = [side_of(group, HALVES, seed) for group in groups]
     lengths = {}
