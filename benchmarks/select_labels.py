@@ -78,9 +78,8 @@ def curve(pool: Pool, held: Pool, strategy: Strategy, seed: int) -> list[float]:
         draws = [rng.integers(0, len(side_P), len(side_P)) for _ in range(MEMBERS)]
         members = np.stack([pool.features_RF @ fit(x_PF[d], side_P[d]) for d in draws])
         now = replace(pool, reward_R=pool.features_RF @ weight_F, std_R=members.std(axis=0, ddof=1))
-        # Ask for more than a batch: what was labelled before is passed over.
-        order = choose(now, strategy, len(chosen) + BATCH, per_prompt=PER_PROMPT, seed=seed + 1).chosen
-        fresh = [p for p in order if p not in set(chosen)][:BATCH]
+        fresh = choose(now, strategy, BATCH, before=chosen, per_prompt=PER_PROMPT, seed=seed + 1).chosen
+        assert len(fresh) == BATCH, "the pool is used up: lower the budgets"
         chosen = chosen + fresh
 
 
@@ -108,7 +107,7 @@ def main() -> None:
             curves[name].append(curve(*sides, name, seed))
     print(f"{args.data.name}: accuracy on held-out prompts, mean of {args.seeds} seeds (difference to random +- its")
     print("standard error over seeds)")
-    print(f"{'labels':<14}" + "".join(f"{budget:>18}" for budget in BUDGETS))
+    print(f"{'labels':<14}" + "".join(f"{budget:>22}" for budget in BUDGETS))
     control = np.array(curves["random"])
     for name in STRATEGIES:
         values = np.array(curves[name])

@@ -142,6 +142,16 @@ def test_near_duplicates_and_further_pairs_of_a_prompt_are_passed_over():
     assert len(choose(pool_of([three]), "random", 3, per_prompt=2).chosen) == 2
 
 
+@pytest.mark.parametrize("strategy", ["d-optimal", "coverage", "random"])
+def test_two_batches_are_one_of_twice_the_size(strategy):
+    pool = pool_of()
+    whole = choose(pool, strategy, 8)
+    first = choose(pool, strategy, 4).chosen
+    second = choose(pool, strategy, 4, before=first)
+    assert [*first, *second.chosen] == whole.chosen
+    np.testing.assert_allclose(second.gains, whole.gains[4:])
+
+
 def test_what_cannot_be_scored_is_not_chosen_and_said():
     rewards = [np.array([0.0, np.nan if i < 4 else 1.0]) for i in range(len(GROUPS))]
     batch = choose(pool_of(rewards=rewards), "margin", 16)

@@ -212,8 +212,20 @@ class Batch:
     passed_over: Counter[str]
 
 
-def choose(pool: Pool, strategy: Strategy, budget: int, *, per_prompt: int = 1, seed: int = 0) -> Batch:
-    """Up to `budget` pairs: fewer where the pool holds no more that may be taken."""
+def choose(
+    pool: Pool,
+    strategy: Strategy,
+    budget: int,
+    *,
+    before: Sequence[int] = (),
+    per_prompt: int = 1,
+    seed: int = 0,
+) -> Batch:
+    """Up to `budget` pairs: fewer where the pool holds no more that may be taken.
+
+    `before` are pairs that have been labelled: they count for what is told already, for near duplicates and for
+    `per_prompt`.
+    """
     gain = gain_of(pool, strategy, seed)
     free_P = np.ones(len(pool.group_P), dtype=bool)
     if not np.isfinite(gain.gain_P).all():
@@ -227,6 +239,20 @@ def choose(pool: Pool, strategy: Strategy, budget: int, *, per_prompt: int = 1, 
     batch = Batch([], [], Counter())
     if not free_P.all():
         batch.passed_over["not scored"] = int((~free_P).sum())
+
+    def take(p: int) -> None:
+        free_P[p] = False
+        gain.choose(p)
+        taken[opening_P[p]] += 1
+        if taken[opening_P[p]] >= per_prompt:
+            others = of_opening[opening_P[p]]
+            batch.passed_over["prompt used up"] += int(free_P[others].sum())
+            free_P[others] = False
+
+    for p in before:
+        runs = word_runs(pair_text(pool, p))
+        near.add(p, runs, near.signature(runs))
+        take(p)
     while len(batch.chosen) < budget and free_P.any():
         gain_P = np.where(free_P, gain.gain_P, -np.inf)
         p = int(gain_P.argmax())
@@ -239,12 +265,7 @@ def choose(pool: Pool, strategy: Strategy, budget: int, *, per_prompt: int = 1, 
         near.add(p, runs, signature)
         batch.chosen.append(p)
         batch.gains.append(float(gain_P[p]))
-        gain.choose(p)
-        taken[opening_P[p]] += 1
-        if taken[opening_P[p]] >= per_prompt:
-            others = of_opening[opening_P[p]]
-            batch.passed_over["prompt used up"] += int(free_P[others].sum())
-            free_P[others] = False
+        take(p)
     return batch
 
 
