@@ -15,7 +15,17 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from rewardsmith.data.counterfactuals import KINDS, PROBABILITY, RATED_ALIKE, TAG, Around, Source, refuses, source_of
+from rewardsmith.data.counterfactuals import (
+    KINDS,
+    PROBABILITY,
+    RATED_ALIKE,
+    SURE,
+    TAG,
+    Around,
+    Source,
+    refuses,
+    source_of,
+)
 from rewardsmith.data.schema import Group, Messages, text_of
 from rewardsmith.data.split import unit_hash
 from rewardsmith.data.surface import surface_baseline
@@ -77,7 +87,10 @@ def augment(groups: Sequence[Group], wanted: Mapping[str, Wanted] | None = None,
     """
     sources = [source_of(group, Random(f"{group.id}:{seed}")) for group in groups]
     if not any(source.label is not None for source in sources):
-        raise DataError(f"none of the {len(groups)} groups has a decided label, so there is nothing to start from")
+        raise DataError(
+            f"none of the {len(groups)} groups has a decided label (of a probability of {SURE} or more): there is "
+            "nothing to start from"
+        )
     left_out = {} if wanted is not None else unsuited(sources)
     asked = wanted if wanted is not None else {name: Wanted(kind.share) for name, kind in KINDS.items()}
     stated = Statements()
