@@ -252,8 +252,11 @@ class DataSelect(ScorerOptions):
     model: str | None = None
     """A reward model: its head's input are the features, its gaps the margins. Default: features of surface and words.
     disagreement needs an ensemble."""
+    labelled: tuple[str, ...] = ()
+    """Files of pairs that have labels already: nothing that nearly repeats them is chosen, and d-optimal and coverage
+    go on behind them."""
     per_prompt: int = 1
-    """Most pairs of one prompt."""
+    """Most pairs of one prompt, those of --labelled included."""
     candidates: int = 10
     """Most pairs of one group that are looked at, drawn at random."""
     seed: int = 0
@@ -275,19 +278,21 @@ class DataSelect(ScorerOptions):
 
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.data.convert import convert
-        from rewardsmith.data.select import select
+        from rewardsmith.data.select import labelled_pairs, select
 
         new_file(self.output, self.overwrite)
         groups, report = all_groups(self.files, self.read, common)
-        pool = self._pool(groups, common)
-        found = select(pool, self.strategy, self.budget, per_prompt=self.per_prompt, seed=self.seed)
+        known = labelled_pairs(all_groups(self.labelled, self.read, common)[0]) if self.labelled else []
+        more: dict[str, Any] = {"n_labelled": len(known), "per_prompt": self.per_prompt, "seed": self.seed}
+        found = select(self._pool([*known, *groups], common), self.strategy, self.budget, **more)
         chosen = found.pop("groups")
         if not chosen:
             raise DataError(f"no pair of the pool can be chosen: {found['passed_over']}")
         convert(chosen, "rewardsmith", self.output)
         read = read_facts(report)
         singles = sum(len(group.responses) < 2 for group in groups)
-        facts = {"output": self.output, "groups": len(groups), "single_answers": singles, **found}
+        facts = {"output": self.output, "groups": len(groups), "labelled": len(known), **found}
+        facts["single_answers"] = singles
         return {**facts, **read, "warnings": [*found["warnings"], *read["warnings"]]}
 
     def _pool(self, groups: Sequence[Group], common: Common) -> Pool:

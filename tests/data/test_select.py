@@ -211,6 +211,13 @@ def test_the_verb_writes_the_batch_and_says_what_it_needs(tmp_path, capsys):
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["selected"] == 5
     assert len(list(read_groups([output]))) == 5
+    known = tmp_path / "known.jsonl"
+    pairs = [{"prompt": row["prompt"], "chosen": row["responses"][1], "rejected": row["responses"][0]} for row in rows]
+    known.write_text("".join(json.dumps(row) + "\n" for row in pairs[:10]))
+    assert main([*words[:-3], "--budget", "16", "--json", "--overwrite", "--labelled", str(known)]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["labelled"], result["selected"], result["candidates"]) == (10, 6, 16)
+    assert {text_of(g.prompt) for g in read_groups([output])} == {row["prompt"] for row in rows[10:]}
     assert main([*words, "--strategy", "margin", "--overwrite"]) == 2
     assert "add --model RM" in capsys.readouterr().err
     assert main([*words[:-3], "--budget", "50", "--strategy", "coverage", "--overwrite"]) == 0

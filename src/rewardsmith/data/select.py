@@ -78,6 +78,21 @@ def candidate_pairs(groups: Sequence[Group], most: int = 10, seed: int = 0) -> l
     return found
 
 
+def labelled_pairs(groups: Sequence[Group]) -> list[Group]:
+    """Each labelled pair as a group of two: what stands before the pool in `select`."""
+    return [
+        replace(
+            group,
+            responses=(group.responses[p.chosen], group.responses[p.rejected]),
+            preferences=(replace(p, chosen=0, rejected=1),),
+            ratings=None,
+            id="",
+        )
+        for group in groups
+        for p in group.preferences
+    ]
+
+
 def make_pool(
     groups: Sequence[Group],
     features: Sequence[Floats],
@@ -275,21 +290,26 @@ def pair_text(pool: Pool, pair: int) -> str:
     return "\n\n".join([text_of(group.prompt), *sorted(text_of(group.responses[k]) for k in pool.sides_P[pair])])
 
 
-def select(pool: Pool, strategy: Strategy, budget: int, *, per_prompt: int = 1, seed: int = 0) -> dict[str, Any]:
+def select(
+    pool: Pool, strategy: Strategy, budget: int, *, n_labelled: int = 0, per_prompt: int = 1, seed: int = 0
+) -> dict[str, Any]:
     """{"groups": the pairs to label, best first, and what is to be said of them, ready for JSON but for the groups}.
+
+    The pool's first `n_labelled` groups are `labelled_pairs`: the batch goes on behind them.
 
     Keys: strategy, budget, selected, candidates, passed_over, gain {first, last}, warnings. A group's tag says the
     strategy, its note the rank. A label that the pool has of the pair stays.
     """
     if budget < 1 or per_prompt < 1:
         raise ConfigError(f"--budget {budget}, --per-prompt {per_prompt}: give at least 1")
-    batch = choose(pool, strategy, budget, per_prompt=per_prompt, seed=seed)
-    n = len(batch.chosen)
+    before = [p for p, g in enumerate(pool.group_P) if g < n_labelled]
+    batch = choose(pool, strategy, budget, before=before, per_prompt=per_prompt, seed=seed)
+    n, n_candidates = len(batch.chosen), len(pool.group_P) - len(before)
     warnings = []
     if n < budget:
         passed = ", ".join(f"{count} {why}" for why, count in batch.passed_over.items()) or "none passed over"
         warnings.append(
-            f"{n} pairs instead of {budget}: the pool has {len(pool.group_P)} candidate pairs ({passed}); give a "
+            f"{n} pairs instead of {budget}: the pool has {n_candidates} candidate pairs ({passed}); give a "
             "larger pool, or raise --per-prompt"
         )
     return {
@@ -297,7 +317,7 @@ def select(pool: Pool, strategy: Strategy, budget: int, *, per_prompt: int = 1, 
         "strategy": strategy,
         "budget": budget,
         "selected": n,
-        "candidates": len(pool.group_P),
+        "candidates": n_candidates,
         "passed_over": dict(batch.passed_over),
         "gain": {"first": batch.gains[0], "last": batch.gains[-1]} if n else None,
         "warnings": warnings,
