@@ -218,6 +218,15 @@ def test_features_are_what_the_head_reads_and_the_uncertainty_is_of_them(scorer)
         assert scores.std == pytest.approx(posterior.std(found), abs=1e-6)
 
 
+@pytest.mark.parametrize("seeds", [[0], [0, 1]], ids=["a model of the padded path", "an ensemble"])
+def test_features_are_those_of_the_first_model(seeds):
+    models = [RewardModel(tiny_trunk("mamba", seed=seed)) for seed in seeds]
+    scorer = ModelScorer(models, Renderer(tiny_tokenizer()), tokens_per_batch=60)
+    for found, scores in zip(scorer.features(groups()), scorer.score(groups()), strict=True):
+        wanted = scores.rewards if scores.members is None else scores.members[0]
+        assert found @ models[0].head() == pytest.approx(wanted, abs=1e-5)
+
+
 def test_parts_with_other_tokens_are_one_ensemble():
     other = CHAT_TEMPLATE.replace("'</s>'", "'!</s>'")
     single = [

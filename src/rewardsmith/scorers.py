@@ -93,9 +93,10 @@ class ModelScorer:
         return self.reading.scores(values[:1], self.uncertainty.std(values[1:].T), truncated, n_tokens)
 
     def features(self, groups: Sequence[Group]) -> list[Floats | None]:
-        """[K, H] what the head of a single model reads of each group's answers; None where it cannot be rendered."""
+        """[K, H] what the head reads of each group's answers, of several members the first one's; None where a group
+        cannot be rendered."""
         encoded = self.renderer.encode(groups)
-        values = self._in_batches(encoded, lambda rows_GK: self._members_batch(rows_GK, with_features=True))
+        values = self._in_batches(encoded, lambda rows_GK: self._values(rows_GK, self.models[:1], with_features=True))
         found = {id(item.group): values_VK[1:].T for item, values_VK in zip(encoded, values, strict=True)}
         return [found.get(id(group)) for group in groups]
 
@@ -105,13 +106,13 @@ class ModelScorer:
 
         A std needs all rows of a group: those of one that is computed in parts are put side by side for `scores_of`.
         """
-        return self._members_batch(rows_GK, with_features=self.uncertainty is not None)
+        return self._values(rows_GK, self.models, with_features=self.uncertainty is not None)
 
-    def _members_batch(self, rows_GK: Rows, *, with_features: bool) -> list[Floats]:
+    def _values(self, rows_GK: Rows, models: Sequence[RewardModel], *, with_features: bool) -> list[Floats]:
         import torch
 
         batch = self._packed(rows_GK)
-        of_members = self._run(batch)
+        of_members = self._run(batch, models)
         values_VR = torch.stack([reward_R for reward_R, _ in of_members]).double().cpu().numpy()
         if with_features:
             values_VR = np.concatenate([values_VR, of_members[0][1].double().cpu().numpy().T])
@@ -146,7 +147,7 @@ class ModelScorer:
         self.n_row_tokens += batch.n_row_tokens
         return batch.to(self.models[0].value_head.weight.device)
 
-    def _run(self, batch: PackedBatch) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _run(self, batch: PackedBatch, models: Sequence[RewardModel]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """([R] rewards, [R, H] what the head read) of each member. Lower layers that members share run once."""
         import torch
 
@@ -156,7 +157,7 @@ class ModelScorer:
         given: dict[int, torch.Tensor] = {}  # by the first layer, which a family of members has in common
         found = []
         with torch.inference_mode(), torch.autocast(batch.token_ids_T.device.type, torch.bfloat16, enabled=half):
-            for model in self.models:
+            for model in models:
                 given_TH = None
                 if model.parts is not None:
                     family = id(layers_of(plain(model.trunk))[0])

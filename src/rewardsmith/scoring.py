@@ -31,6 +31,7 @@ ROW_KEYS = (
     "reward",
     "calibrated",
     "p_better",
+    "adjusted",
     "truncated",
     "n_tokens",
     "std",
@@ -48,6 +49,7 @@ class Scores:
     std        [K] uncertainty in units of reward, or None where it is not known
     calibrated [K] rewards in log-odds: sigmoid(calibrated[a] - calibrated[b]) is P(a > b); None where no temperature
                was fitted
+    adjusted   [K] rewards without length's part and within bounds (`adjustment`); None where none was fitted
     truncated  K flags: "" (whole), "prompt" or "response" (what was cut to fit)
     n_tokens   K token counts of prompt + response, 0 where the scorer does not count tokens
     members    [M, K] rewards of each member of an ensemble, as it gives them; None where there is one model
@@ -60,6 +62,7 @@ class Scores:
     error: str = ""
     calibrated: np.ndarray | None = None
     members: np.ndarray | None = None
+    adjusted: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +147,8 @@ def rows_of_group(group: Group, scores: Scores) -> list[dict[str, Any]]:
         }
         if scores.calibrated is not None and len(scores.rewards) > 1:
             row["p_better"] = number_or_none(p_better(scores.calibrated, k))
+        if scores.adjusted is not None:
+            row["adjusted"] = number_or_none(scores.adjusted[k])
         if scores.std is not None:
             row["std"] = float(scores.std[k])
         if group.ratings is not None:

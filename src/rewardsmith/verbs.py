@@ -82,6 +82,8 @@ class Score(AggregateOptions):
         at_least(tokens_per_batch=(self.tokens_per_batch, 16), mc_dropout=(self.mc_dropout, 0), seed=(self.seed, 0))
 
     def run(self, common: Common) -> dict[str, Any]:
+        from rewardsmith.adjustment import AdjustedScorer, of_artifact
+        from rewardsmith.model.artifact import read_meta
         from rewardsmith.remote import RemoteScorer, is_address
         from rewardsmith.scorers import JointScorer, ModelScorer, load_scorer
         from rewardsmith.scoring import check_score_output, score_file
@@ -106,15 +108,16 @@ class Score(AggregateOptions):
                 mc_dropout_rate=self.mc_dropout_rate,
                 seed=self.seed,
             )
+        adjustment = of_artifact(read_meta(self.model))
         started = time.monotonic()
         with Bar("scoring groups", quiet=common.quiet) as bar:
             counts = score_file(
-                scorer,
+                scorer if adjustment is None else AdjustedScorer(scorer, adjustment),
                 groups,
                 self.output,
                 resume=self.resume,
                 overwrite=self.overwrite,
-                identity=self._identity(),
+                identity=self._identity() | {"adjustment": str(adjustment)},
                 progress=bar.advance,
             )
         seconds = max(time.monotonic() - started, 1e-9)

@@ -56,6 +56,8 @@ class Explain(ScorerOptions):
             tokens_per_batch=(self.tokens_per_batch, 16),
             seed=(self.seed, 0),
         )
+        if self.adjusted and self.by == "gradient":
+            raise ConfigError("--adjusted with --by gradient: gradients are of the plain reward; take word or sentence")
 
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.audit.attribution import attribute

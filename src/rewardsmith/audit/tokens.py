@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rewardsmith.audit.edits import SENTENCE_END
 from rewardsmith.data.schema import Group, Message, Messages
+from rewardsmith.edits import SENTENCE_END
 from rewardsmith.errors import DataError
 from rewardsmith.scorers import ModelScorer
 from rewardsmith.scoring import Scorer
