@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 
 from alpaca_groups import TRAIN_PROMPTS, rewardsmith, spread
 
-TEST_PROMPTS = 80
+TEST_PROMPTS = 64
 GAP = 0.02
 SEEDS = range(5)
 NOISE = 0.25
