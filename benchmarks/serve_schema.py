@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import tempfile
 
 from serve_common import Server
 
@@ -31,7 +32,8 @@ def main() -> None:
     operations = sum(len(methods) for methods in json.loads(description)["paths"].values())
     command = [options.schemathesis, "run", f"{server.url}/openapi.json", "--checks", CHECKS, "--continue-on-failure"]
     command += ["--phases", "examples,coverage,fuzzing", "--max-examples", str(options.cases // operations + 1)]
-    done = subprocess.run([*command, "--seed", "1", "--workers", "2", "--no-color"])
+    with tempfile.TemporaryDirectory() as folder:  # where it leaves what it remembers
+        done = subprocess.run([*command, "--seed", "1", "--workers", "2", "--no-color"], cwd=folder)
     status, _ = server.ask("POST", "/v1/reward", SOUND)
     code, last = server.stop()
     print(f"a sound request afterwards: {status}; server: exit code {code}, {last}")
