@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from rewardsmith.score_cache import open_scorer
 from rewardsmith.scorers import load_scorer
 from rewardsmith.serving.keys import KeyRing
 from rewardsmith.serving.settings import Limits
+from rewardsmith.verbs_common import ScorerOptions
 from tests.serving.conftest import running, tiny_scorer
 
 
@@ -201,6 +203,19 @@ def test_what_needs_weights_says_so() -> None:
         load_scorer("http://127.0.0.1:8000")
     with pytest.raises(ConfigError, match="max-response-length"):
         open_scorer("http://127.0.0.1:8000", max_response_length=5)
+    with pytest.raises(ConfigError, match="--aggregate"):
+        open_scorer("http://127.0.0.1:8000", aggregate="min")
+    with pytest.raises(ConfigError, match="plain rewards"):
+        ScorerOptions(adjusted=True).open("http://127.0.0.1:8000")
+
+
+@pytest.mark.parametrize("option", [["--aggregate", "min"], ["--mc-dropout", "8"]])
+def test_score_asks_no_server_for_what_it_does_not_give(
+    option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["score", "http://127.0.0.1:1", "x.jsonl", "--output", str(tmp_path / "rows.jsonl")]
+    assert main([*words, *option]) == 2
+    assert "cannot be asked of a server" in capsys.readouterr().err
 
 
 def test_retry_after_in_seconds() -> None:
