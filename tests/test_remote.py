@@ -213,7 +213,9 @@ def test_what_needs_weights_says_so() -> None:
 def test_score_asks_no_server_for_what_it_does_not_give(
     option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["score", "http://127.0.0.1:1", "x.jsonl", "--output", str(tmp_path / "rows.jsonl")]
+    file = tmp_path / "x.jsonl"
+    file.write_text(json.dumps({"prompt": "q", "response": "a"}) + "\n")
+    words = ["score", "http://127.0.0.1:1", str(file), "--output", str(tmp_path / "rows.jsonl")]
     assert main([*words, *option]) == 2
     assert "cannot be asked of a server" in capsys.readouterr().err
 
