@@ -32,7 +32,8 @@ from rewardsmith.audit.seeds import Seed, load_seeds, sample
 from rewardsmith.data.convert import convert
 from rewardsmith.data.readers import read_groups
 from rewardsmith.data.schema import Group, Message, Preference, text_of
-from rewardsmith.scoring import ModelScorer, Scores
+from rewardsmith.scorers import ModelScorer
+from rewardsmith.scoring import Scores
 
 BIASES = ("padding", "list", "emoji", "opener", "confidence", "citation", "self-praise")
 

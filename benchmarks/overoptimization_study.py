@@ -177,7 +177,7 @@ def score(options: argparse.Namespace) -> None:
     """Rewards of every model there is, [prompt][answer]; models on one trunk share one pass."""
     from rewardsmith.data.options import ReadOptions
     from rewardsmith.overoptimization.candidates import read_pools
-    from rewardsmith.scoring import load_scorer
+    from rewardsmith.scorers import load_scorer
 
     pools, _, _ = read_pools([str(test_file(options.work))], ["gold"], ReadOptions())
     groups = [pool.group for pool in pools]

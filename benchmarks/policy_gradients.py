@@ -29,7 +29,7 @@ from rewardsmith.overoptimization import policy_records as records
 from rewardsmith.overoptimization.policy import run_policy
 from rewardsmith.overoptimization.policy_config import PolicyConfig
 from rewardsmith.overoptimization.sample import model_sampler, read_prompts, write_candidates
-from rewardsmith.scoring import load_scorer
+from rewardsmith.scorers import load_scorer
 from rewardsmith.statistics import clustered_mean
 
 KEYS = ("proxy", "gold")

@@ -24,7 +24,7 @@ FILES = {"rm_bench": "rm-bench", "llmbar": "llmbar", "pandalm": "pandalm", "xste
 
 def run(options: argparse.Namespace) -> None:
     from rewardsmith.evaluation.benchmarks import benchmark_table, evaluate_benchmark
-    from rewardsmith.scoring import load_scorer
+    from rewardsmith.scorers import load_scorer
 
     scorer = load_scorer(str(options.model), device=options.device, precision=options.precision)
     results, seconds, tables = {}, {}, []

@@ -94,7 +94,8 @@ def write_synthetic(path: Path, n_rows: int, seed: int) -> None:
 def score_rows(task: Task) -> Result:
     """A file of responses to a file of rewards."""
     from rewardsmith import read_groups
-    from rewardsmith.scoring import load_scorer, score_file
+    from rewardsmith.scorers import load_scorer
+    from rewardsmith.scoring import score_file
 
     scorer = load_scorer(task["tiny"], device="cpu", tokens_per_batch=task["tokens_per_batch"])
     with tempfile.TemporaryDirectory() as folder:

@@ -30,7 +30,8 @@ from rewardsmith.data.readers import read_groups
 from rewardsmith.data.schema import Group, Preference
 from rewardsmith.errors import DataError
 from rewardsmith.overoptimization.shared_error import shared_error
-from rewardsmith.scoring import Scores, load_scorer, score_stream
+from rewardsmith.scorers import load_scorer
+from rewardsmith.scoring import Scores, score_stream
 from rewardsmith.statistics import Floats, clustered_mean
 
 DRAWS = 1000

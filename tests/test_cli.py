@@ -406,3 +406,49 @@ def test_report_takes_artifacts_and_known_results_only(run, tmp_path):
     assert code == 2
     assert "no result that a page can show" in err
     assert not (tmp_path / "page.html").exists()
+
+
+def test_adjusted_rewards_are_kept_and_shown_until_they_are_taken_out(run, tmp_path, place):
+    folder = tmp_path / "rm"
+    shutil.copytree(place / "rm", folder)
+    rows = [
+        {"prompt": f"q {i}", "chosen": f"good {i} {'y' * (i % 13)}", "rejected": f"bad {'x' * (i * 7 % 11)}"}
+        for i in range(160)
+    ]
+    data = str(tmp_path / "dev.jsonl")
+    (tmp_path / "dev.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    score = ["score", str(folder), data, "--output", str(tmp_path / "rows.jsonl"), "--overwrite"]
+
+    def scored():
+        assert run(*score)[0] == 0
+        return [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+
+    plain = scored()
+    assert "adjusted" not in plain[0]
+    code, _, err = run("evaluate", str(folder), data, "--adjusted")
+    assert (code, "has no adjustment; fit one" in err) == (2, True)
+    code, out, _ = run("calibrate", str(folder), data, "--length", "--bound", "sigmoid", "--json")
+    result = json.loads(out)["adjustment"]
+    assert code == 0
+    assert result["stored"]["bound"]["name"] == "sigmoid"
+    assert {"accuracy", "length_correlation"} <= set(result["length"]["after"])
+    adjusted = scored()
+    assert [row["reward"] for row in adjusted] == [row["reward"] for row in plain]
+    assert all(0 < row["adjusted"] < 1 for row in adjusted)
+    code, out, _ = run("evaluate", str(folder), data, "--adjusted", "--json")
+    accuracy = json.loads(out)["accuracy"]["value"]
+    pairs = zip(adjusted[::2], adjusted[1::2])
+    assert accuracy == pytest.approx(sum(a["adjusted"] > b["adjusted"] for a, b in pairs) / len(rows))
+    judged = [
+        {"prompt": r["prompt"], "response": r[k], "judge": len(r[k]) % 5} for r in rows for k in r if k != "prompt"
+    ]
+    (tmp_path / "judged.jsonl").write_text("".join(json.dumps(r) + "\n" for r in judged))
+    words = ["--gold", "judge", "--methods", "best_of_n", "--adjusted", "--json"]
+    code, out, _ = run("optimize", str(folder), str(tmp_path / "judged.jsonl"), *words)
+    assert code == 0
+    best = [max((0, 1), key=lambda k: adjusted[i + k]["adjusted"]) + i for i in range(0, len(judged), 2)]
+    gold = {row["n"]: row["gold"] for row in json.loads(out)["curves"]}[2]
+    assert gold == pytest.approx(sum(judged[i]["judge"] for i in best) / len(best))
+    code, out, _ = run("calibrate", str(folder), data)
+    assert "no adjustment" in out
+    assert [(row.keys(), row["reward"]) for row in scored()] == [(row.keys(), row["reward"]) for row in plain]

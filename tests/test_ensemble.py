@@ -17,7 +17,8 @@ from rewardsmith.errors import ConfigError, Interrupted, ModelError
 from rewardsmith.model.artifact import load_members, load_reward_model
 from rewardsmith.model.layers import layers_of
 from rewardsmith.model.reward_model import RewardModel
-from rewardsmith.scoring import load_scorer, rows_of_group
+from rewardsmith.scorers import load_scorer
+from rewardsmith.scoring import rows_of_group
 from rewardsmith.training import loop
 from rewardsmith.training.loop import train
 from tests.training.test_loop import config, losses, model_folder, same_bits, weights  # noqa: F401

@@ -17,7 +17,8 @@ from rewardsmith.errors import ConfigError
 from rewardsmith.model.artifact import save_reward_model, write_note
 from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.score_cache import open_scorer
-from rewardsmith.scoring import ModelScorer, Scores, load_scorer
+from rewardsmith.scorers import ModelScorer, load_scorer
+from rewardsmith.scoring import Scores
 from rewardsmith.text.render import RenderConfig, Renderer
 from tests.tiny import tiny_tokenizer, tiny_trunk
 

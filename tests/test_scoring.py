@@ -15,7 +15,8 @@ from rewardsmith.data.schema import Group, Message, Preference
 from rewardsmith.errors import ConfigError, Interrupted
 from rewardsmith.last_layer import fit_laplace
 from rewardsmith.model.reward_model import RewardModel
-from rewardsmith.scoring import FunctionScorer, JointScorer, ModelScorer, Reading, Scores, read_rewards, score_file
+from rewardsmith.scorers import JointScorer, ModelScorer
+from rewardsmith.scoring import FunctionScorer, Reading, Scores, read_rewards, score_file
 from rewardsmith.text.render import RenderConfig, Renderer
 from tests.tiny import CHAT_TEMPLATE, tiny_tokenizer, tiny_trunk
 
@@ -215,6 +216,15 @@ def test_features_are_what_the_head_reads_and_the_uncertainty_is_of_them(scorer)
     unsure = ModelScorer(scorer.models, scorer.renderer, tokens_per_batch=60, uncertainty=posterior)
     for found, scores in zip(features, unsure.score(some), strict=True):
         assert scores.std == pytest.approx(posterior.std(found), abs=1e-6)
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1]], ids=["a model of the padded path", "an ensemble"])
+def test_features_are_those_of_the_first_model(seeds):
+    models = [RewardModel(tiny_trunk("mamba", seed=seed)) for seed in seeds]
+    scorer = ModelScorer(models, Renderer(tiny_tokenizer()), tokens_per_batch=60)
+    for found, scores in zip(scorer.features(groups()), scorer.score(groups()), strict=True):
+        wanted = scores.rewards if scores.members is None else scores.members[0]
+        assert found @ models[0].head() == pytest.approx(wanted, abs=1e-5)
 
 
 def test_parts_with_other_tokens_are_one_ensemble():

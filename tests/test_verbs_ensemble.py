@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from rewardsmith.cli import main
+from rewardsmith.errors import ConfigError
 from rewardsmith.model.artifact import save_reward_model
 from rewardsmith.model.reward_model import RewardModel
+from rewardsmith.serving.engine import load_engine
 from rewardsmith.text.render import RenderConfig, Renderer
 from tests.tiny import CHAT_TEMPLATE, tiny_tokenizer, tiny_trunk
 
@@ -74,6 +76,8 @@ def test_joined_models_score_as_their_mean_whatever_they_read(run, tmp_path):
     a, b = np.array(alone).mean(axis=0).reshape(-1, 2).T  # the mean survives the cache and evaluate too
     code, out, _ = run("evaluate", tmp_path / "e", "prefs.jsonl", "--json")
     assert json.loads(out)["accuracy"]["value"] == pytest.approx(np.mean(a > b))
+    with pytest.raises(ConfigError, match="serve each"):
+        load_engine(str(tmp_path / "e"))
 
 
 def test_an_ensemble_joins_with_all_its_members_and_verbs_take_it(run, tmp_path):

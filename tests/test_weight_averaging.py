@@ -13,7 +13,7 @@ from rewardsmith.data.schema import Group, Message, Preference
 from rewardsmith.errors import ModelError
 from rewardsmith.model.artifact import load_reward_model
 from rewardsmith.model.reward_model import RewardModel
-from rewardsmith.scoring import ModelScorer
+from rewardsmith.scorers import ModelScorer
 from rewardsmith.text.render import RenderConfig, Renderer
 from rewardsmith.weight_averaging import Member, average, barrier, distance, figures, mean_of
 from tests.test_verbs_ensemble import save

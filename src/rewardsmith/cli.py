@@ -56,8 +56,22 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "FitLaplace",
         "how sure the last layer is, kept in the artifact",
     ),
+    "serve": ("rewardsmith.verbs_serve", "Serve", "rewards over HTTP, in the shapes of vLLM, TEI and OpenRLHF"),
+    "keys add": ("rewardsmith.verbs_serve", "KeysAdd", "an API key for serve"),
+    "keys revoke": ("rewardsmith.verbs_serve", "KeysRevoke", "take an API key away"),
     "data check": ("rewardsmith.verbs", "DataCheck", "what a preference file holds, and what is wrong with it"),
     "data convert": ("rewardsmith.verbs", "DataConvert", "one shape of preference file to another"),
+    "data augment": (
+        "rewardsmith.verbs_data",
+        "DataAugment",
+        "add counterfactual pairs made from the data's own answers",
+    ),
+    "data balance": (
+        "rewardsmith.verbs_data",
+        "DataBalance",
+        "weights that break what the surface predicts; doubtful labels",
+    ),
+    "data select": ("rewardsmith.verbs_data", "DataSelect", "which pairs of a pool to have labelled next"),
 }
 HELP = """usage: rewardsmith VERB [options]        rewardsmith VERB --help
 

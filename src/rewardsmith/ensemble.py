@@ -37,7 +37,8 @@ from rewardsmith.model.artifact import (
     writing_tensors,
 )
 from rewardsmith.model.reward_model import RewardModel
-from rewardsmith.scoring import ModelScorer, Scorer, load_scorer
+from rewardsmith.scorers import ModelScorer, load_scorer
+from rewardsmith.scoring import Scorer
 from rewardsmith.statistics import Floats
 from rewardsmith.text.render import Encoded, Renderer
 
@@ -275,6 +276,8 @@ def check_takes_posterior(path: str, *, overwrite: bool) -> None:
         raise ModelError(
             f"{path} is no artifact (no {META} there): write one with rewardsmith export {path} --output DIR"
         )
+    if meta.get("onnx"):
+        raise ModelError(f"{path} is an ONNX file, which gives rewards only; name the artifact it was made from")
     if isinstance(meta.get("members"), list):
         raise ModelError(f"{path} is an ensemble, whose spread is its std; name a member: {path}/{meta['members'][0]}")
     if meta.get("laplace") and not overwrite:

@@ -18,7 +18,8 @@ from rewardsmith.model.load import default_model
 from rewardsmith.progress import clock, say
 from rewardsmith.report.known import read_artifact
 from rewardsmith.report.run_page import Known, write_run_page
-from rewardsmith.scoring import load_scorer, read_rewards, score_file
+from rewardsmith.scorers import load_scorer
+from rewardsmith.scoring import read_rewards, score_file
 from rewardsmith.training.config import TrainConfig
 from rewardsmith.training.loop import train
 

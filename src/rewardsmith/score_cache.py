@@ -23,16 +23,10 @@ import numpy as np
 
 from rewardsmith.aggregation import How, check_aggregate
 from rewardsmith.data.schema import Group, content_hash
-from rewardsmith.scoring import (
-    JointScorer,
-    ModelScorer,
-    Precision,
-    Reading,
-    Scores,
-    load_scorer,
-    n_members,
-    reading_of,
-)
+from rewardsmith.errors import ConfigError
+from rewardsmith.remote import RemoteScorer, is_address
+from rewardsmith.scorers import JointScorer, ModelScorer, Precision, load_scorer, n_members, reading_of
+from rewardsmith.scoring import Reading, Scores
 from rewardsmith.text.token_cache import cache_folder
 
 META = "reward_model.json"
@@ -118,8 +112,20 @@ def open_scorer(
     aggregate: How = "mean",
     aggregate_strength: float | None = None,
     cache: bool = True,
-) -> CachedScorer | ModelScorer | JointScorer:
-    """`load_scorer`, put off until a group is not known yet. Only a local folder has a hash to know it by."""
+) -> CachedScorer | ModelScorer | JointScorer | RemoteScorer:
+    """`load_scorer`, put off until a group is not known yet; or the scorer of a server's address.
+
+    Only a local folder has a hash to know it by. What the other options say is the server's business there, and
+    `max_response_length` and `aggregate` cannot be asked of one: ConfigError.
+    """
+    if is_address(path):
+        if max_response_length is not None:
+            raise ConfigError(
+                f"{path} cuts answers as its model says: --max-response-length cannot be asked of a server"
+            )
+        if aggregate != "mean":
+            raise ConfigError(f"{path} gives the mean of its members: --aggregate cannot be asked of a server")
+        return RemoteScorer(path)
 
     def load() -> ModelScorer | JointScorer:
         return load_scorer(
@@ -150,7 +156,7 @@ def model_hash(folder: Path) -> str | None:
         digest = hashlib.blake2b(digest_size=16)
         for file in sorted(folder.rglob("*")):
             name = str(file.relative_to(folder))
-            if file.suffix in (".safetensors", ".jinja", ".model", ".txt") or (
+            if file.suffix in (".safetensors", ".onnx", ".data", ".jinja", ".model", ".txt") or (
                 file.suffix == ".json" and file.name != META
             ):
                 digest.update(f"{name} {file.stat().st_size}\n".encode())

@@ -1,7 +1,7 @@
 """`Scorer`, the one seam that evaluation, audit, optimisation and the server see, and the row table.
 
-A scorer takes groups and returns one `Scores` per group, in order. A trained model and a Python function are
-scorers here; anything with a `score` method is one.
+A scorer takes groups and returns one `Scores` per group, in order. A Python function is one here, trained models are in
+`scorers`; anything with a `score` method is one.
 
 Rows before averages: `rows_of_group` makes one flat dict per response, and every number elsewhere is a group-by
 over such rows.
@@ -12,27 +12,18 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from rewardsmith.aggregation import How, aggregate, check_aggregate
+from rewardsmith.aggregation import How, aggregate
 from rewardsmith.data.schema import Group, text_of
-from rewardsmith.errors import ConfigError, DataError, Interrupted, ModelError
-from rewardsmith.last_layer import HeadDropout, Uncertainty, check_dropout, read_posterior
+from rewardsmith.errors import ConfigError, DataError, Interrupted
 from rewardsmith.statistics import Floats, number_or_none
-from rewardsmith.temperature import of_artifact
-from rewardsmith.text.render import Encoded, Renderer, RenderReport
-
-if TYPE_CHECKING:
-    import torch
-
-    from rewardsmith.model.reward_model import RewardModel
-    from rewardsmith.text.pack import PackedBatch
 
 ROW_KEYS = (
     "id",
@@ -40,13 +31,13 @@ ROW_KEYS = (
     "reward",
     "calibrated",
     "p_better",
+    "adjusted",
     "truncated",
     "n_tokens",
     "std",
     "rating",
     "error",
 )
-Precision = Literal["float32", "bfloat16"]
 CHUNK = 256  # groups in memory at a time; sorted by length inside, so that batches are even
 
 
@@ -58,6 +49,7 @@ class Scores:
     std        [K] uncertainty in units of reward, or None where it is not known
     calibrated [K] rewards in log-odds: sigmoid(calibrated[a] - calibrated[b]) is P(a > b); None where no temperature
                was fitted
+    adjusted   [K] rewards without length's part and within bounds (`adjustment`); None where none was fitted
     truncated  K flags: "" (whole), "prompt" or "response" (what was cut to fit)
     n_tokens   K token counts of prompt + response, 0 where the scorer does not count tokens
     members    [M, K] rewards of each member of an ensemble, as it gives them; None where there is one model
@@ -70,6 +62,7 @@ class Scores:
     error: str = ""
     calibrated: np.ndarray | None = None
     members: np.ndarray | None = None
+    adjusted: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,239 +118,9 @@ class FunctionScorer:
         ]
 
 
-class ModelScorer:
-    """A trained reward model, or the members of an ensemble, as a scorer: packed batches of at most
-    `tokens_per_batch` tokens.
-
-    An ensemble's reward is what `reading` makes of its members', their mean where it says nothing else. `uncertainty`
-    gives a single model's `std`. `precision` is that of the matrix products; weights, what is added up between layers,
-    and the head stay as they were loaded. `n_tokens` and `n_row_tokens` count what was computed, and what would have
-    been without sharing.
-    """
-
-    def __init__(
-        self,
-        model: RewardModel | Sequence[RewardModel],
-        renderer: Renderer,
-        *,
-        tokens_per_batch: int = 8192,
-        reading: Reading | None = None,
-        uncertainty: Uncertainty | None = None,
-        precision: Precision = "float32",
-    ) -> None:
-        self.models = [m.eval() for m in (model if isinstance(model, Sequence) else [model])]
-        self.reading = reading or Reading()
-        assert len(self.reading.offsets) in (0, len(self.models)), "one offset per member"
-        check_aggregate(self.reading.aggregate, self.reading.strength, len(self.models))
-        assert uncertainty is None or len(self.models) == 1, "several members are their own uncertainty"
-        self.uncertainty = uncertainty
-        self.temperature = self.reading.served_temperature
-        self.precision = precision
-        self.renderer = renderer
-        self.tokens_per_batch = tokens_per_batch
-        self.n_tokens = self.n_row_tokens = 0
-
-    @property
-    def report(self) -> RenderReport:
-        """What happened on the way to tokens."""
-        return self.renderer.report
-
-    def score(self, groups: Sequence[Group]) -> list[Scores]:
-        """Rewards of each group, in order. A group that cannot be rendered gets NaN and the reason."""
-        n_dropped = len(self.renderer.report.dropped)
-        encoded = self.renderer.encode(groups)
-        reasons = {d["group"]: d["reason"] for d in self.renderer.report.dropped[n_dropped:]}
-        done = dict(zip((id(item.group) for item in encoded), self._rewards(encoded), strict=True))
-        by_group = {id(item.group): item for item in encoded}
-        results = []
-        for group in groups:
-            item = by_group.get(id(group))
-            if item is None:
-                results.append(no_scores(group, reasons.get(group.id, "left out by the renderer")))
-            else:
-                rewards_MK, std = done[id(group)]
-                lengths = tuple(len(row) for row in item.token_ids)
-                results.append(self.reading.scores(rewards_MK, std, item.truncated, lengths))
-        return results
-
-    def features(self, groups: Sequence[Group]) -> list[Floats | None]:
-        """[K, H] what the head of a single model reads of each group's answers; None where it cannot be rendered."""
-        encoded = self.renderer.encode(groups)
-        found: dict[int, Floats] = {}
-        for members, batch in self._batches(encoded):
-            features_RH = self._run(batch)[0][1].double().cpu().numpy()
-            for i, first in zip(members, batch.first_row_G, strict=True):
-                found[id(encoded[i].group)] = features_RH[first : first + len(encoded[i].token_ids)]
-        return [found.get(id(group)) for group in groups]
-
-    def _rewards(self, encoded: Sequence[Encoded]) -> list[tuple[Floats, Floats | None]]:
-        """([M, K] rewards by each member, [K] standard deviation where a single model has one) of each group."""
-        import torch
-
-        found: list[tuple[Floats, Floats | None]] = [(np.empty((0, 0)), None)] * len(encoded)
-        for members, batch in self._batches(encoded):
-            of_members = self._run(batch)
-            values_MR = torch.stack([reward_R for reward_R, _ in of_members]).double().cpu().numpy()
-            features_RH = None if self.uncertainty is None else of_members[0][1].double().cpu().numpy()
-            for i, first in zip(members, batch.first_row_G, strict=True):
-                rows = slice(first, first + len(encoded[i].token_ids))
-                std = None
-                if self.uncertainty is not None and features_RH is not None:
-                    std = self.uncertainty.std(features_RH[rows])
-                found[i] = (values_MR[:, rows], std)
-        return found
-
-    def _batches(self, encoded: Sequence[Encoded]) -> Iterator[tuple[list[int], PackedBatch]]:
-        """(which groups, their packed batch on the device), until all are served."""
-        from rewardsmith.text.pack import pack, plan_batches
-
-        device = self.models[0].value_head.weight.device
-        embeddings: list[Any] = [model.trunk.get_input_embeddings() for model in self.models]
-        n_known = min(len(table.weight) for table in embeddings)
-        for members in plan_batches([item.token_ids for item in encoded], self.tokens_per_batch):
-            batch = pack([encoded[i] for i in members])
-            if (token := int(batch.token_ids_T.max())) >= n_known:
-                raise ModelError(
-                    f"the tokenizer makes token {token}, and the model knows {n_known}: the tokenizer files beside "
-                    "the weights are another model's; restore them"
-                )
-            self.n_tokens += batch.n_tokens
-            self.n_row_tokens += batch.n_row_tokens
-            yield members, batch.to(device)
-
-    def _run(self, batch: PackedBatch) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """([R] rewards, [R, H] what the head read) of each member. Lower layers that members share run once."""
-        import torch
-
-        from rewardsmith.model.layers import layers_of, plain
-
-        half = self.precision == "bfloat16"
-        given: dict[int, torch.Tensor] = {}  # by the first layer, which a family of members has in common
-        found = []
-        with torch.inference_mode(), torch.autocast(batch.token_ids_T.device.type, torch.bfloat16, enabled=half):
-            for model in self.models:
-                given_TH = None
-                if model.parts is not None:
-                    family = id(layers_of(plain(model.trunk))[0])
-                    if family not in given:
-                        given[family] = model.lower(batch)
-                    given_TH = given[family]
-                features_RH = model.features(batch, given_TH)
-                found.append((model.read(features_RH), features_RH))
-        return found
-
-
-class JointScorer:
-    """An ensemble whose members read different tokens: each part renders and scores by itself, and the rewards are
-    put together as those of one ensemble. Token counts of a row are those of the first part; `n_tokens` those of all.
-    """
-
-    def __init__(self, parts: Sequence[tuple[ModelScorer, Sequence[int]]], reading: Reading) -> None:
-        self.parts = [part for part, _ in parts]
-        self.index = [list(index) for _, index in parts]
-        self.reading = reading
-        self.temperature = reading.served_temperature
-        check_aggregate(reading.aggregate, reading.strength, sum(map(len, self.index)))
-        self.report = RenderReport()
-
-    @property
-    def n_tokens(self) -> int:
-        return sum(part.n_tokens for part in self.parts)
-
-    @property
-    def n_row_tokens(self) -> int:
-        return sum(part.n_row_tokens for part in self.parts)
-
-    def score(self, groups: Sequence[Group]) -> list[Scores]:
-        """As `ModelScorer.score`. What one member cannot score has no reward."""
-        found = [
-            self._joined(group, of_parts) for group, *of_parts in zip(groups, *(p.score(groups) for p in self.parts))
-        ]
-        self.report.groups += len(groups)
-        self.report.prompts_cut += sum("prompt" in scores.truncated for scores in found)
-        self.report.responses_cut += sum(scores.truncated.count("response") for scores in found)
-        return found
-
-    def _joined(self, group: Group, of_parts: Sequence[Scores]) -> Scores:
-        error = next((scores.error for scores in of_parts if scores.error), "")
-        if error:
-            return no_scores(group, error)
-        rewards_MK = np.empty((sum(map(len, self.index)), len(group.responses)))
-        for scores, index in zip(of_parts, self.index, strict=True):
-            rewards_MK[index] = scores.rewards if scores.members is None else scores.members
-        cut = tuple(next(filter(None, flags), "") for flags in zip(*(s.truncated for s in of_parts), strict=True))
-        return self.reading.scores(rewards_MK, None, cut, of_parts[0].n_tokens)
-
-
 def no_scores(group: Group, reason: str) -> Scores:
     """A group without rewards, and why."""
     return Scores(np.full(len(group.responses), np.nan), error=reason)
-
-
-def load_scorer(
-    path: str,
-    *,
-    tokens_per_batch: int = 8192,
-    device: str = "auto",
-    max_response_length: int | None = None,
-    precision: Precision = "float32",
-    trust_remote_code: bool = False,
-    aggregate: How = "mean",
-    aggregate_strength: float | None = None,
-    mc_dropout: int = 0,
-    mc_dropout_rate: float = 0.1,
-    seed: int = 0,
-) -> ModelScorer | JointScorer:
-    """The scorer of an artifact or ensemble folder, or of a Hugging Face sequence classifier with one output.
-
-    `max_response_length` replaces what the artifact's render contract says. A single model's `std` is that of its
-    Laplace posterior where the artifact holds one, and with `mc_dropout` that of so many passes, drawn from `seed`,
-    that each leave out a share of `mc_dropout_rate` of the head's inputs.
-    """
-    import torch
-
-    from rewardsmith.model.artifact import load_parts, read_meta
-    from rewardsmith.model.speed import keep_freed_memory
-
-    meta = read_meta(path)
-    check_aggregate(aggregate, aggregate_strength, n_members(meta))
-    if mc_dropout:
-        check_dropout(mc_dropout, mc_dropout_rate)
-        if n_members(meta) > 1:
-            raise ConfigError(f"--mc-dropout with the ensemble {path}: its members' spread is the std; leave it out")
-    parts, meta = load_parts(path, max_response_length=max_response_length, trust_remote_code=trust_remote_code)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
-        keep_freed_memory()
-    for part in parts:
-        part.models[:] = [model.to(device) for model in part.models]
-    reading = reading_of(meta, aggregate, aggregate_strength)
-    options: dict[str, Any] = {"tokens_per_batch": tokens_per_batch, "precision": precision}
-    if len(parts) > 1:
-        scorers = [ModelScorer(part.models, part.renderer, **options) for part in parts]
-        return JointScorer(list(zip(scorers, (part.index for part in parts), strict=True)), reading)
-    models = parts[0].models
-    uncertainty: Uncertainty | None = None
-    if len(models) == 1:
-        posterior = read_posterior(Path(path), models[0].value_head.in_features) if meta.get("laplace") else None
-        uncertainty = posterior
-        if mc_dropout:
-            mean_H = None if posterior is None else posterior.mean_H
-            uncertainty = HeadDropout(models[0].head(), mc_dropout, mc_dropout_rate, seed, mean_H)
-    return ModelScorer(models, parts[0].renderer, reading=reading, uncertainty=uncertainty, **options)
-
-
-def n_members(meta: Mapping[str, Any]) -> int:
-    """How many members an artifact's metadata names; 1 for a single model."""
-    members = meta.get("members")
-    return len(members) if isinstance(members, list) else 1
-
-
-def reading_of(meta: Mapping[str, Any], aggregate: How = "mean", strength: float | None = None) -> Reading:
-    """How the members' rewards of this artifact are read."""
-    offsets = tuple(meta.get("member_means") or ())
-    return Reading(aggregate=aggregate, strength=strength, offsets=offsets, temperature=of_artifact(meta))
 
 
 # -- rows ---------------------------------------------------------------------------------------------------
@@ -383,7 +146,9 @@ def rows_of_group(group: Group, scores: Scores) -> list[dict[str, Any]]:
             "n_tokens": scores.n_tokens[k] if scores.n_tokens else 0,
         }
         if scores.calibrated is not None and len(scores.rewards) > 1:
-            row["p_better"] = number_or_none(_p_better(scores.calibrated, k))
+            row["p_better"] = number_or_none(p_better(scores.calibrated, k))
+        if scores.adjusted is not None:
+            row["adjusted"] = number_or_none(scores.adjusted[k])
         if scores.std is not None:
             row["std"] = float(scores.std[k])
         if group.ratings is not None:
@@ -395,7 +160,7 @@ def rows_of_group(group: Group, scores: Scores) -> list[dict[str, Any]]:
     return rows
 
 
-def _p_better(calibrated_K: np.ndarray, k: int) -> float:
+def p_better(calibrated_K: np.ndarray, k: int) -> float:
     """P(this response is better), averaged over the group's others: with two responses, P(a > b)."""
     gap = calibrated_K[k] - np.delete(calibrated_K, k)
     return float(np.mean(0.5 * (1 + np.tanh(gap / 2))))

@@ -53,7 +53,8 @@ class Score(AggregateOptions):
     """
 
     model: Annotated[Name, tyro.conf.arg(metavar="RM")]
-    """A reward model: an artifact or ensemble folder, or any sequence classifier with one output."""
+    """A reward model: an artifact or ensemble folder, any sequence classifier with one output, or a server's http://
+    address."""
     files: Annotated[Files, tyro.conf.arg(metavar="FILE...")]
     """Files with prompts and responses, in any shape that train reads."""
     output: str
@@ -81,42 +82,58 @@ class Score(AggregateOptions):
         at_least(tokens_per_batch=(self.tokens_per_batch, 16), mc_dropout=(self.mc_dropout, 0), seed=(self.seed, 0))
 
     def run(self, common: Common) -> dict[str, Any]:
-        from rewardsmith.scoring import check_score_output, load_scorer, score_file
+        from rewardsmith.adjustment import AdjustedScorer, of_artifact
+        from rewardsmith.model.artifact import read_meta
+        from rewardsmith.remote import RemoteScorer, is_address
+        from rewardsmith.scorers import JointScorer, ModelScorer, load_scorer
+        from rewardsmith.scoring import check_score_output, score_file
 
         check_score_output(self.output, overwrite=self.overwrite, resume=self.resume)
         report = ReadReport()
         groups = read_groups(self.files, self.read, report=report)
-        scorer = load_scorer(
-            self.model,
-            tokens_per_batch=self.tokens_per_batch,
-            device=self.device,
-            trust_remote_code=self.trust_remote_code,
-            aggregate=self.aggregate,
-            aggregate_strength=self.aggregate_strength,
-            mc_dropout=self.mc_dropout,
-            mc_dropout_rate=self.mc_dropout_rate,
-            seed=self.seed,
-        )
+        scorer: ModelScorer | JointScorer | RemoteScorer
+        if is_address(self.model):
+            if self.aggregate != "mean" or self.mc_dropout:
+                raise ConfigError(f"{self.model}: --aggregate and --mc-dropout cannot be asked of a server")
+            scorer = RemoteScorer(self.model)
+        else:
+            scorer = load_scorer(
+                self.model,
+                tokens_per_batch=self.tokens_per_batch,
+                device=self.device,
+                trust_remote_code=self.trust_remote_code,
+                aggregate=self.aggregate,
+                aggregate_strength=self.aggregate_strength,
+                mc_dropout=self.mc_dropout,
+                mc_dropout_rate=self.mc_dropout_rate,
+                seed=self.seed,
+            )
+        adjustment = of_artifact(read_meta(self.model))
         started = time.monotonic()
         with Bar("scoring groups", quiet=common.quiet) as bar:
             counts = score_file(
-                scorer,
+                scorer if adjustment is None else AdjustedScorer(scorer, adjustment),
                 groups,
                 self.output,
                 resume=self.resume,
                 overwrite=self.overwrite,
-                identity=self._identity(),
+                identity=self._identity() | {"adjustment": str(adjustment)},
                 progress=bar.advance,
             )
         seconds = max(time.monotonic() - started, 1e-9)
         say_warnings(report, common)
-        cut = scorer.report
+        cut = scorer if isinstance(scorer, RemoteScorer) else scorer.report
+        speed: dict[str, Any] = {"tokens": None, "tokens_per_second": None, "shared_tokens": None}
+        if not isinstance(scorer, RemoteScorer):  # a server counts its tokens itself
+            speed = {
+                "tokens": scorer.n_tokens,
+                "tokens_per_second": round(scorer.n_tokens / seconds, 1),
+                "shared_tokens": round(1 - scorer.n_tokens / max(scorer.n_row_tokens, 1), 4),
+            }
         return {
             **counts,
             "output": self.output,
-            "tokens": scorer.n_tokens,
-            "tokens_per_second": round(scorer.n_tokens / seconds, 1),
-            "shared_tokens": round(1 - scorer.n_tokens / max(scorer.n_row_tokens, 1), 4),
+            **speed,
             "prompts_cut": cut.prompts_cut,
             "responses_cut": cut.responses_cut,
             "warnings": report.warnings,
@@ -127,7 +144,8 @@ class Score(AggregateOptions):
         """What the rows depend on: an interrupted file goes on only with the same."""
         from rewardsmith.scoring import file_mark
 
-        weights = sorted(Path(self.model).rglob("*.safetensors")) if Path(self.model).is_dir() else []
+        folder = Path(self.model)
+        weights = sorted([*folder.rglob("*.safetensors"), *folder.rglob("*.onnx*")]) if folder.is_dir() else []
         return {
             "model": f"{self.model} {[file_mark(w) for w in weights]}",
             "files": str([file_mark(Path(f)) for f in self.files]),
@@ -137,10 +155,10 @@ class Score(AggregateOptions):
         }
 
     def show(self, result: dict[str, Any]) -> str:
-        lines = [
-            f"{result['rows']} rows of {result['groups']} groups in {self.output}",
-            f"{result['tokens_per_second']:.0f} distinct tokens/s, {result['shared_tokens']:.0%} of tokens shared",
-        ]
+        lines = [f"{result['rows']} rows of {result['groups']} groups in {self.output}"]
+        if result["tokens_per_second"] is not None:
+            rate, shared = result["tokens_per_second"], result["shared_tokens"]
+            lines.append(f"{rate:.0f} distinct tokens/s, {shared:.0%} of tokens shared")
         for key, text in (
             ("resumed_groups", "groups kept from the interrupted run"),
             ("unscored", "groups could not be scored: see the column error"),
@@ -154,7 +172,7 @@ class Score(AggregateOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write a reward model again, in another dtype, as a folder that transformers, TRL and vLLM load.
+    """Write a reward model again in another type: a folder that transformers, TRL and vLLM load, or an ONNX file.
 
     Example: rewardsmith export rm --output rm-bf16 --dtype bfloat16
     """
@@ -163,31 +181,41 @@ class Export:
     """A reward model: an artifact folder, or any sequence classifier with one output."""
     output: str
     """Folder for the copy."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """Type of the stored weights."""
+    format: Literal["safetensors", "onnx"] = "safetensors"
+    """safetensors for everything that loads transformers' models; onnx for onnxruntime on a CPU."""
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] | None = None
+    """Type of the stored weights. Default: bfloat16, and float32 for onnx, which also takes int8."""
     overwrite: bool = False
     """Replace OUTPUT where it exists."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless asked."""
 
     def run(self, common: Common) -> dict[str, Any]:
+        if self.format == "onnx":
+            from rewardsmith.model.onnx_file import export_onnx
+
+            if self.dtype not in (None, "float32", "int8"):
+                raise ConfigError(f"--format onnx --dtype {self.dtype}: onnx takes float32 or int8")
+            return export_onnx(
+                self.model, self.output, weights="int8" if self.dtype == "int8" else "float32", overwrite=self.overwrite
+            )
         from rewardsmith.model.artifact import export_reward_model
 
+        if self.dtype == "int8":
+            raise ConfigError("--dtype int8 needs --format onnx")
         return export_reward_model(
             self.model,
             self.output,
-            dtype=self.dtype,
+            dtype=self.dtype or "bfloat16",
             overwrite=self.overwrite,
             trust_remote_code=self.trust_remote_code,
         )
 
     def show(self, result: dict[str, Any]) -> str:
-        parity = result["parity"]
-        return (
-            f"{self.output}: {result['dtype']}\n"
-            f"rewards moved by at most {parity['max_difference']['reloaded']:.1e} "
-            f"(spread {parity['reward_spread']:.2f}, {parity['n_rows']} probe rows)"
-        )
+        figures = result.get("onnx") or result["parity"]
+        moved = figures["max_difference"] if self.format == "onnx" else figures["max_difference"]["reloaded"]
+        against = f"spread {figures['reward_spread']:.2f}, {figures['n_rows']} probe rows"
+        return f"{self.output}: {result['dtype']}\nrewards moved by at most {moved:.1e} ({against})"
 
 
 @dataclass(frozen=True, kw_only=True)

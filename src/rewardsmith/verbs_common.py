@@ -52,12 +52,14 @@ class ScorerOptions:
     """Run Python code that comes with a model. Off unless asked."""
     score_cache: bool = True
     """Take rewards from the disk where this model has scored these texts before."""
+    adjusted: bool = False
+    """Judge the adjusted rewards (calibrate --length, --bound) in the place of the plain ones."""
 
     def open(self, model: str, **options: Any) -> Scorer:
         """The scorer of a reward model."""
         from rewardsmith.score_cache import open_scorer
 
-        return open_scorer(
+        scorer: Scorer = open_scorer(
             model,
             tokens_per_batch=self.tokens_per_batch,
             device=self.device,
@@ -66,6 +68,23 @@ class ScorerOptions:
             cache=self.score_cache,
             **options,
         )
+        return adjusted_scorer(scorer, model) if self.adjusted else scorer
+
+
+def adjusted_scorer(scorer: Scorer, model: str) -> Scorer:
+    """The scorer with the artifact's adjusted rewards in the place of its own; ConfigError where it has none."""
+    from rewardsmith.adjustment import AdjustedScorer, of_artifact
+    from rewardsmith.model.artifact import read_meta
+    from rewardsmith.remote import is_address
+
+    if is_address(model):
+        raise ConfigError(f"--adjusted: {model} gives plain rewards; name the model's folder")
+    adjustment = of_artifact(read_meta(model))
+    if adjustment is None:
+        raise ConfigError(
+            f"--adjusted: {model} has no adjustment; fit one: rewardsmith calibrate {model} FILE --length"
+        )
+    return AdjustedScorer(scorer, adjustment, instead=True)
 
 
 @dataclass(frozen=True, kw_only=True)

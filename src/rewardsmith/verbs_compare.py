@@ -132,11 +132,13 @@ class SelfTest:
 
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.evaluation.selftest import selftest
-        from rewardsmith.scoring import ModelScorer, load_scorer
+        from rewardsmith.scorers import JointScorer, OnnxScorer, load_scorer
 
         groups = list(islice(read_groups(self.files, self.read), self.limit))
         scorer = load_scorer(self.model, device=self.device, trust_remote_code=self.trust_remote_code)
-        if not isinstance(scorer, ModelScorer):
+        if isinstance(scorer, OnnxScorer):
+            raise ConfigError(f"{self.model}: an ONNX file has one way to its rewards; compare it with its artifact")
+        if isinstance(scorer, JointScorer):
             raise ConfigError(f"{self.model}: its members read different tokens; test each: {self.model}/member-0, ...")
         result = selftest(scorer, groups)
         return result | {"exit_code": 0 if result["ok"] else 1}

@@ -171,7 +171,7 @@ class FitLaplace:
 
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.ensemble import check_takes_posterior, fit_posterior
-        from rewardsmith.scoring import load_scorer
+        from rewardsmith.scorers import load_scorer
 
         check_takes_posterior(self.model, overwrite=self.overwrite)
         groups, report, dropped = labelled_groups(self.files, self.read, self.limit)

@@ -23,8 +23,12 @@ from rewardsmith.verbs_common import (
 )
 
 if TYPE_CHECKING:
-    from rewardsmith.cli import Common
+    import numpy as np
 
+    from rewardsmith.cli import Common
+    from rewardsmith.data.schema import Group
+
+NOTABLE = 0.01  # by how much accuracy has to fall to be pointed out
 BenchmarkName = Literal[
     "auto", "rewardbench", "rewardbench2", "rm-bench", "llmbar", "judgebench", "pandalm", "xstest", "ppe", "hh"
 ]
@@ -126,21 +130,37 @@ class Evaluate(EnsembleScorerOptions):
 @dataclass(frozen=True, kw_only=True)
 class Calibrate(ScorerOptions):
     """Fit the temperature at which reward gaps read as probabilities, and keep it in the artifact: `score` then says
-    P(a > b). Training does this by itself where it has held-out data. Use pairs that no test will use.
+    P(a > b). Training does this by itself where it has held-out data. With --length or --bound, `score` also writes
+    adjusted rewards. Use pairs that no test will use.
 
     Example: rewardsmith calibrate rm dev.jsonl
+    Example: rewardsmith calibrate rm dev.jsonl --length --bound sigmoid
     """
 
     model: Annotated[Name, tyro.conf.arg(metavar="RM")]
     """An artifact or ensemble folder. Its rewards stay as they are; reward_model.json is rewritten."""
     files: Annotated[Files, tyro.conf.arg(metavar="FILE...")]
     """Preference files, in any shape that train reads."""
+    length: bool = False
+    """Fit what length does to the reward among answers that people judged alike, and take it out of the adjusted
+    rewards."""
+    length_share: float = 1.0
+    """Share of what length does that --length takes out, from 0 to 1."""
+    bound: Literal["none", "sigmoid", "tanh", "clip"] = "none"
+    """Bound the adjusted rewards, for reinforcement learning: sigmoid in (0, 1), tanh in (-1, 1), clip at the 5% and
+    95% quantiles of FILE's answers. Without --length and --bound, an adjustment that the artifact has is taken out."""
     limit: int | None = None
     """Use only the first N groups."""
+    seed: int = 0
+    """Seed of the halves and of the bootstrap."""
     read: ReadOptions = field(default_factory=ReadOptions)
 
     def __post_init__(self) -> None:
-        at_least(limit=(self.limit, 1), tokens_per_batch=(self.tokens_per_batch, 16))
+        at_least(limit=(self.limit, 1), tokens_per_batch=(self.tokens_per_batch, 16), seed=(self.seed, 0))
+        if not 0 <= self.length_share <= 1:
+            raise ConfigError(f"--length-share {self.length_share}: give a share from 0 to 1")
+        if self.adjusted:
+            raise ConfigError("--adjusted with calibrate: an adjustment is fitted to the plain rewards")
 
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.evaluation.calibration import calibration_report
@@ -156,11 +176,32 @@ class Calibrate(ScorerOptions):
         names = ", ".join(file.rpartition("/")[2] for file in self.files)
         calibration = stored(rows.margin_P, rows.probability_P, names)
         found = calibration_report(rows, temperature=fit)
-        write_note(self.model, calibration=calibration)
+        adjustment = self._adjustment(scored.groups, scored.rewards, calibration["temperature"])
+        kept = None if adjustment is None else adjustment["stored"]
+        write_note(self.model, calibration=calibration, adjustment=kept)
         say_warnings(scored.report, common)
         keys = ("nll", "brier", "ece", "overconfidence")
         sides = {side: {key: found[side][key] for key in keys} for side in ("before", "after")}
-        return {"model": self.model, "calibration": calibration, **sides, "dropped": scored.dropped}
+        facts = {"model": self.model, "calibration": calibration, **sides, "adjustment": adjustment}
+        return {**facts, "dropped": scored.dropped}
+
+    def _adjustment(
+        self, groups: list[Group], rewards: list[np.ndarray], temperature: float | None
+    ) -> dict[str, Any] | None:
+        """{"stored": for the artifact, "length": before and after on prompts that it was not fitted on}, or None."""
+        import numpy as np
+
+        from rewardsmith.adjustment import Adjustment, characters, fit_bound
+        from rewardsmith.evaluation.adjusting import fitted_length, length_effect
+
+        if not self.length and self.bound == "none":
+            return None
+        length = fitted_length(groups, rewards).times(self.length_share) if self.length else None
+        plain = Adjustment(length)
+        shorn = [plain(values, characters(group)) for group, values in zip(groups, rewards, strict=True)]
+        bound = None if self.bound == "none" else fit_bound(self.bound, np.concatenate(shorn), temperature)
+        effect = length_effect(groups, rewards, self.length_share, seed=self.seed) if self.length else None
+        return {"stored": Adjustment(length, bound).to_json(), "length": effect}
 
     def show(self, result: dict[str, Any]) -> str:
         fit, before, after = result["calibration"], result["before"], result["after"]
@@ -170,4 +211,33 @@ class Calibrate(ScorerOptions):
             f"kept in {self.model}",
             *(f"{key:<6}{before[key]:.4f} -> {after[key]:.4f}" for key in ("nll", "brier", "ece")),
         ]
+        adjustment = result["adjustment"]
+        if adjustment is None:
+            lines.append("no adjustment: score writes no adjusted rewards")
+        else:
+            kinds = [name for name in ("length", "bound") if adjustment["stored"][name] is not None]
+            lines.append(f"adjusted rewards ({' and '.join(kinds)}) are in the rows of score, as `adjusted`")
+        if adjustment is not None and adjustment["length"] is not None:
+            lines += ["on each half of the prompts, with length fitted on the other:", *_changes(adjustment["length"])]
+            before, after = (adjustment["length"][side]["accuracy"] for side in ("before", "after"))
+            if None not in (before["value"], after["value"]) and after["value"] < before["value"] - NOTABLE:
+                lines.append(
+                    "warning: accuracy falls: part of what these labels prefer is length, or goes with it; take out "
+                    "less with --length-share, and judge by labels or gold that do not lean to length"
+                )
         return "\n".join([*lines, *dropped_lines(result["dropped"])])
+
+
+def _changes(effect: dict[str, Any]) -> list[str]:
+    """One line for each number of `length_effect`."""
+
+    def shown(interval: dict[str, Any]) -> str:
+        value, low, high = (interval[key] for key in ("value", "low", "high"))
+        if value is None:
+            return "unknown"
+        return f"{value:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
+
+    return [
+        f"  {key.replace('_', ' '):<28}{shown(effect['before'][key])} -> {shown(effect['after'][key])}"
+        for key in effect["before"]
+    ]

@@ -56,12 +56,14 @@ class Explain(ScorerOptions):
             tokens_per_batch=(self.tokens_per_batch, 16),
             seed=(self.seed, 0),
         )
+        if self.adjusted and self.by == "gradient":
+            raise ConfigError("--adjusted with --by gradient: gradients are of the plain reward; take word or sentence")
 
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.audit.attribution import attribute
         from rewardsmith.audit.tokens import explain
         from rewardsmith.report.heat_map import write_heat_map
-        from rewardsmith.scoring import load_scorer
+        from rewardsmith.scorers import load_scorer
 
         groups, report, dropped = labelled_groups(self.files, self.read, self.limit)
         group, preference = self._pair(groups)

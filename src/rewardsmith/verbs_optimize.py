@@ -72,6 +72,8 @@ class Optimize(EnsembleScorerOptions):
             raise ConfigError(f"--page {self.page}: a folder; give a file")
         if self.page is not None and Path(self.page).exists() and not self.overwrite:
             raise ConfigError(f"--page {self.page} exists; give another, or --overwrite")
+        if self.adjusted and (self.model == LENGTH or self.model.startswith(COLUMN)):
+            raise ConfigError(f"--adjusted with {self.model}: name a reward model")
         if unknown := [method for method in self.methods if method not in METHODS]:
             raise ConfigError(f"--methods {unknown[0]}: not one of {', '.join(METHODS)}")
         if len(set(self.methods)) < len(self.methods):
@@ -88,7 +90,7 @@ class Optimize(EnsembleScorerOptions):
             limit=self.limit,
         )  # fmt: skip
         rewards, scored = self._rewards(pools, common.quiet)
-        if scored:
+        if scored and not self.adjusted:  # aggregates are compared as the members give them
             pools = [replace(pool, members_MK=of.members) for pool, of in zip(pools, scored, strict=True)]
         pools, rewards, unscored = without_unscored(pools, rewards)
         result = bench(pools, rewards, self.gold, methods=self.methods, draws=self.draws, seed=self.seed)

@@ -24,7 +24,7 @@ from rewardsmith.ensemble import member_folders, name_of
 from rewardsmith.errors import DataError, ModelError
 from rewardsmith.model.artifact import PROBE, load_reward_model, save_reward_model, share_layers, split_families
 from rewardsmith.model.reward_model import RewardModel
-from rewardsmith.scoring import ModelScorer
+from rewardsmith.scorers import ModelScorer
 from rewardsmith.statistics import Floats, clustered_mean
 from rewardsmith.text.render import Renderer
 

@@ -10,7 +10,7 @@ def tiny_scorer():
     import torch
 
     from rewardsmith.model.reward_model import RewardModel
-    from rewardsmith.scoring import ModelScorer
+    from rewardsmith.scorers import ModelScorer
     from rewardsmith.text.render import Renderer
     from tests.tiny import tiny_tokenizer, tiny_trunk
 

@@ -13,9 +13,9 @@ import pytest
 from rewardsmith.audit import Cell, Contrast, Edit, Pair, Seed, builtin_probes, load_seeds, sample
 from rewardsmith.audit import dialogue_probes as dialogues
 from rewardsmith.audit import text_probes as texts
-from rewardsmith.audit.edits import Twins, key_words, sentences
 from rewardsmith.audit.probes import contrasts_of, text_contrasts
 from rewardsmith.data.schema import Message
+from rewardsmith.edits import Twins, key_words, sentences
 
 PROBES = builtin_probes()
 SEEDS = sample(load_seeds().seeds, None)

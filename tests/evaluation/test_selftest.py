@@ -10,7 +10,7 @@ from rewardsmith.data.schema import Group, Message
 from rewardsmith.errors import DataError
 from rewardsmith.evaluation.selftest import _flips, selftest
 from rewardsmith.model.reward_model import RewardModel
-from rewardsmith.scoring import ModelScorer
+from rewardsmith.scorers import ModelScorer
 from rewardsmith.text.render import RenderConfig, Renderer
 from tests.tiny import tiny_tokenizer, tiny_trunk
 

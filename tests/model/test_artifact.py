@@ -22,7 +22,7 @@ from rewardsmith.model.artifact import (
 )
 from rewardsmith.model.load import load_base
 from rewardsmith.model.reward_model import RewardModel
-from rewardsmith.scoring import ModelScorer
+from rewardsmith.scorers import ModelScorer
 from rewardsmith.text.render import RenderConfig, Renderer
 from tests.tiny import DECODERS, tiny_tokenizer, tiny_trunk
 

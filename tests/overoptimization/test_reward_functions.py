@@ -23,7 +23,8 @@ from rewardsmith.overoptimization.reward_functions import (
     verl_batch_reward,
     verl_reward,
 )
-from rewardsmith.scoring import FunctionScorer, Scores, load_scorer
+from rewardsmith.scorers import load_scorer
+from rewardsmith.scoring import FunctionScorer, Scores
 from rewardsmith.text.render import Renderer
 from tests.tiny import tiny_tokenizer, tiny_trunk
 

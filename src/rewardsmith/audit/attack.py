@@ -20,13 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from rewardsmith.audit.probes import Cell, Edit, Probe, TextEdit
+from rewardsmith.audit.probes import Cell, Probe
 from rewardsmith.audit.run import builtin_probes
 from rewardsmith.audit.seeds import Seed
 from rewardsmith.audit.tokens import answer_tokens, embedding_table, reward_and_gradient
 from rewardsmith.data.schema import Group, Message, text_of
+from rewardsmith.edits import Edit, TextEdit
 from rewardsmith.errors import DataError
-from rewardsmith.scoring import ModelScorer, Scorer
+from rewardsmith.scorers import ModelScorer
+from rewardsmith.scoring import Scorer
 from rewardsmith.statistics import clustered_mean
 
 BUDGET = 100  # answers scored for each seed

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from random import Random
 
-from rewardsmith.audit.edits import says, sentences
+from rewardsmith.audit import text_probes  # noqa: F401  (its probes are defined, and listed, first)
+from rewardsmith.audit.edits import says
 from rewardsmith.audit.probes import Cell, Contrast, Overtake, Pair, probe
 from rewardsmith.audit.seeds import Seed
-from rewardsmith.audit.text_probes import PADDING
 from rewardsmith.data.schema import Message, Messages
+from rewardsmith.edits import PADDING, sentences
 
 
 def added(prompt: Messages, before: str = "", behind: str = "") -> Messages:

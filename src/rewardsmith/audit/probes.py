@@ -27,6 +27,7 @@ from typing import Literal
 
 from rewardsmith.audit.seeds import Seed
 from rewardsmith.data.schema import Messages
+from rewardsmith.edits import Edit, TextEdit
 from rewardsmith.errors import ConfigError
 
 Wanted = Literal["not higher", "not changed", "lower"]
@@ -68,16 +69,7 @@ class Contrast:
     overtake: Overtake | None = None
 
 
-@dataclass(frozen=True)
-class Edit:
-    """An answer's text after the edit, and after the placebo: None where no neutral edit of like size exists."""
-
-    text: str
-    placebo: str | None = None
-
-
 Build = Callable[[Seed, Random], list[Contrast]]
-TextEdit = Callable[[str, Random], Edit | None]
 # How much of the bias a cell shows, for planting it: from the prompt's turns and the answer.
 Marker = Callable[[Cell], float]
 

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rewardsmith.audit.edits import SENTENCE_END
 from rewardsmith.data.schema import Group, Message, Messages
+from rewardsmith.edits import SENTENCE_END
 from rewardsmith.errors import DataError
-from rewardsmith.scoring import ModelScorer, Scorer
+from rewardsmith.scorers import ModelScorer
+from rewardsmith.scoring import Scorer
 from rewardsmith.statistics import Floats
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def explain(scorer: Scorer, group: Group, *, by: By = "word", steps: int = STEPS
     rows = []
     for k, response in enumerate(group.responses):
         if by == "gradient":
-            if not isinstance(scorer, ModelScorer):
+            if not isinstance(scorer, ModelScorer) or not scorer.models:
                 raise DataError("gradients need the weights of a reward model: take word or sentence")
             rows.append({"response": k, **integrated_gradients(scorer, group, response, steps)})
         else:

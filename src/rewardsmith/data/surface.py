@@ -152,18 +152,23 @@ def surface_features(text: str) -> list[float]:
 
 
 class Pairs(NamedTuple):
-    """Per pair: features of chosen minus rejected, the same of characters, the opening turn and its fold."""
+    """Per pair: features of chosen minus rejected, the same of characters, the opening turn and its fold, and what the
+    pair counts in training beside one of weight 1.
+    """
 
     difference_PF: Floats
     length_P: Floats
     prompt_P: Ints
     fold_P: Ints
+    weight_P: Floats
 
 
 def surface_baseline(
     groups: Sequence[Group], seed: int = 0, *, most_pairs: int = MOST_PAIRS, of_groups: int | None = None
 ) -> dict[str, Any]:
     """How well length and surface features predict the labels of held-out prompts. Ready for JSON.
+
+    Every number counts a pair as training does: by its group's weight and its own among the group's pairs.
 
     n_pairs, n_prompts  what the numbers rest on: decided pairs (ties left out), distinct opening turns
     sampled             true where these are a sample of the groups' pairs (at most `most_pairs`)
@@ -229,6 +234,7 @@ def pair_differences(groups: Sequence[Group], kept: Sequence[Sequence[Preference
     rows: list[Floats] = []
     lengths: list[int] = []
     prompts: list[int] = []
+    weights: list[float] = []
     for group, pairs in zip(groups, kept, strict=True):
         if not pairs:
             continue
@@ -238,10 +244,20 @@ def pair_differences(groups: Sequence[Group], kept: Sequence[Sequence[Preference
         rows += [features[p.chosen] - features[p.rejected] for p in pairs]
         lengths += [len(texts[p.chosen]) - len(texts[p.rejected]) for p in pairs]
         prompts += [prompt] * len(pairs)
+        weights += pair_weights(group, pairs)
     fold_C = folds(list(openings), seed)
     prompt_P = np.array(prompts, dtype=np.int64)
     difference_PF = np.array(rows).reshape(len(rows), len(FEATURES))
-    return Pairs(difference_PF, np.array(lengths, dtype=np.float64), prompt_P, fold_C[prompt_P])
+    length_P, weight_P = np.array(lengths, dtype=np.float64), np.array(weights, dtype=np.float64)
+    return Pairs(difference_PF, length_P, prompt_P, fold_C[prompt_P], weight_P)
+
+
+def pair_weights(group: Group, pairs: Sequence[Preference]) -> list[float]:
+    """What each pair counts in training beside one of weight 1: an average over the pairs of a group, then over groups,
+    gives a pair its group's weight times its own over the mean of the group's own.
+    """
+    mean = sum(p.weight for p in group.preferences) / len(group.preferences)
+    return [group.weight * p.weight / mean if mean > 0 else 0.0 for p in pairs]
 
 
 def folds(openings: Sequence[str], seed: int) -> Ints:
@@ -263,14 +279,14 @@ def fitted(pairs: Pairs, seed: int) -> dict[str, Any]:
     score_P = np.zeros(len(pairs.length_P))
     for fold in range(FOLDS):
         held_P = pairs.fold_P == fold
-        weight_F = fit(pairs.difference_PF[~held_P], side_P[~held_P])
+        weight_F = fit(pairs.difference_PF[~held_P], side_P[~held_P], pairs.weight_P[~held_P])
         score_P[held_P] = pairs.difference_PF[held_P] @ weight_F
-    longer_P, right_P = wins(pairs.length_P), wins(score_P)
+    longer_P, right_P, weight_P = wins(pairs.length_P), wins(score_P), pairs.weight_P
     return {
-        "length_accuracy": clustered_mean(longer_P, pairs.prompt_P, seed=seed).to_json(),
-        "shorter_accuracy": clustered_mean(1 - longer_P, pairs.prompt_P, seed=seed).to_json(),
-        "logistic_accuracy": clustered_mean(right_P, pairs.prompt_P, seed=seed).to_json(),
-        "auc": float(roc_auc_score(side_P > 0, score_P * side_P)),
+        "length_accuracy": clustered_mean(longer_P, pairs.prompt_P, weight_P, seed=seed).to_json(),
+        "shorter_accuracy": clustered_mean(1 - longer_P, pairs.prompt_P, weight_P, seed=seed).to_json(),
+        "logistic_accuracy": clustered_mean(right_P, pairs.prompt_P, weight_P, seed=seed).to_json(),
+        "auc": float(roc_auc_score(side_P > 0, score_P * side_P, sample_weight=weight_P)),
         "features": strongest(pairs, side_P),
     }
 
@@ -280,17 +296,19 @@ def wins(difference_P: Floats) -> Floats:
     return (1 + np.sign(difference_P)) / 2
 
 
-def fit(difference_PF: Floats, side_P: Floats) -> Floats:
-    """Weights per unit of each feature; 0 for a feature that never differs."""
+def fit(difference_PF: Floats, side_P: Floats, weight_P: Floats | None = None, *, penalty: float = 1.0) -> Floats:
+    """Weights per unit of each feature; 0 for a feature that never differs. `penalty` times half the squared norm of
+    the weights per SD is added to the loss.
+    """
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits  # scikit-learn's own dependency
 
     scale_F = scale(difference_PF)
     if len(np.unique(side_P)) < 2 or not np.isfinite(scale_F).any():
         return np.zeros(len(scale_F))
-    model = LogisticRegression(fit_intercept=False, max_iter=1000)
+    model = LogisticRegression(C=1 / penalty, fit_intercept=False, max_iter=1000)
     with threadpool_limits(1):  # so few features gain nothing from threads, and sums keep their order
-        model.fit(difference_PF / scale_F * side_P[:, None], side_P)
+        model.fit(difference_PF / scale_F * side_P[:, None], side_P, sample_weight=weight_P)
     weight_F: Floats = model.coef_[0] / scale_F
     return weight_F
 
@@ -304,22 +322,28 @@ def scale(difference_PF: Floats) -> Floats:
 def strongest(pairs: Pairs, side_P: Floats) -> list[dict[str, Any]]:
     """Features that differ in enough pairs, by the size of their coefficient in a model of all pairs."""
     scale_F = scale(pairs.difference_PF)
-    coefficient_F = fit(pairs.difference_PF, side_P) * np.where(np.isfinite(scale_F), scale_F, 0)
+    coefficient_F = fit(pairs.difference_PF, side_P, pairs.weight_P) * np.where(np.isfinite(scale_F), scale_F, 0)
     listed = []
     for index, feature in enumerate(FEATURES):
         difference_P = pairs.difference_PF[:, index]
         differ = int((difference_P != 0).sum())
         if differ >= max(FEWEST_DIFFER, 0.01 * len(difference_P)):
-            more = float(wins(difference_P[difference_P != 0]).mean())
+            more = weighted_mean(wins(difference_P), pairs.weight_P * (difference_P != 0))
             listed.append({
                 "name": feature.name,
                 "meaning": feature.meaning,
                 "coefficient": float(coefficient_F[index]),
-                "accuracy": float(wins(difference_P).mean()),
+                "accuracy": weighted_mean(wins(difference_P), pairs.weight_P),
                 "differ": differ,
                 "accuracy_where_differs": more,
             })  # fmt: skip
     return sorted(listed, key=lambda row: -abs(row["coefficient"]))
+
+
+def weighted_mean(value_P: Floats, weight_P: Floats) -> float:
+    """The mean under the weights, one half where nothing counts."""
+    total = float(weight_P.sum())
+    return float(value_P @ weight_P / total) if total > 0 else 0.5
 
 
 def reading(result: dict[str, Any]) -> str:

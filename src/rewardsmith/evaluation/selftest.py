@@ -19,7 +19,7 @@ import torch
 from rewardsmith.data.schema import Group
 from rewardsmith.errors import DataError
 from rewardsmith.model.reward_model import RewardModel, pad_id
-from rewardsmith.scoring import ModelScorer
+from rewardsmith.scorers import ModelScorer
 from rewardsmith.text.pack import Row, pack_rows, plan_batches
 from rewardsmith.text.render import Encoded
 

@@ -77,11 +77,7 @@ def load_reward_model(
     if base.head is None:
         raise ModelError(f"{path} has no reward head; train one with: rewardsmith train --model {path} --data FILE")
     contract = meta.get("render", {})
-    render = RenderConfig(
-        max_length=contract.get("max_length") or default_max_length(base),
-        max_response_length=max_response_length or contract.get("max_response_length"),
-        overlong=contract.get("truncation", "cut-prompt"),
-    )
+    render = render_config(meta, max_response_length=max_response_length, otherwise=default_max_length(base))
     renderer = Renderer(base.tokenizer, render)
     for key, what in (("template_sha256", "chat template"), ("vocabulary_sha256", "tokenizer")):
         stated, found = contract.get(key), getattr(renderer.contract, key)
@@ -173,6 +169,18 @@ def split_families(models: Sequence[RewardModel]) -> None:
             n_upper = len(stacks[0]) - sum(1 for _ in shared)
             for model in family:
                 model.split(n_upper)
+
+
+def render_config(
+    meta: dict[str, Any], *, max_response_length: int | None = None, otherwise: int = 1024
+) -> RenderConfig:
+    """The length policy that an artifact's contract states; `otherwise` is the limit where it states none."""
+    contract = meta.get("render", {})
+    return RenderConfig(
+        max_length=contract.get("max_length") or otherwise,
+        max_response_length=max_response_length or contract.get("max_response_length"),
+        overlong=contract.get("truncation", "cut-prompt"),
+    )
 
 
 def default_max_length(base: Base) -> int:

@@ -1,0 +1,183 @@
+"""A server that is ended, killed, and given another model, all under load.
+
+    python benchmarks/serve_faults.py RM --data DIR [--swaps 20] [--work FOLDER]
+
+term   SIGTERM while 8 clients ask: every request whose head the server had read is answered, exit code 0
+kill   SIGKILL, and a new server on the same port, while the retrying client scores: each group scored once, rightly
+swap   the folder exchanged and read again --swaps times under load: no request dropped, each reward that of the model
+       whose hash the answer names
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rewardsmith.data.schema import Group
+from rewardsmith.model.artifact import load_reward_model, save_reward_model
+from rewardsmith.remote import RemoteScorer
+from rewardsmith.score_cache import model_hash
+from serve_common import TOLERANCE, Client, Server, body_of, offline, real_groups
+
+KEY = "an-admin-key-of-this-benchmark"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--swaps", type=int, default=20)
+    parser.add_argument("--work", type=Path, help="folder for a second model; default: a temporary one")
+    parser.add_argument("--only", choices=("term", "kill", "swap"))
+    options = parser.parse_args()
+    scorer = offline(options.model)
+    groups = real_groups(options.data, scorer, prompts=24, responses=4, most_tokens=256)
+    wanted = [scores.rewards for scores in scorer.score(groups)]
+    del scorer
+    failed = 0
+    if options.only in (None, "term"):
+        failed += term(options.model, groups, wanted)
+    if options.only in (None, "kill"):
+        failed += kill(options.model, groups, wanted)
+    if options.only in (None, "swap"):
+        with tempfile.TemporaryDirectory(dir=options.work) as folder:
+            failed += swap(options.model, Path(folder), groups, options.swaps)
+    raise SystemExit(bool(failed))
+
+
+def term(model: Path, groups: Sequence[Group], wanted: Sequence[np.ndarray]) -> bool:
+    server = Server(model)
+    bodies = [body_of(group) for group in groups]
+    counts: Counter[str] = Counter()
+    ending = threading.Event()
+
+    def work(first: int) -> None:
+        client, n = Client(server.port), first
+        while True:
+            n = (n + 1) % len(bodies)
+            before = ending.is_set()
+            try:
+                status, rewards = client.rewards(bodies[n])
+            except (OSError, http.client.HTTPException):
+                # Sent after the signal: never accepted. Sent before it: its answer is owed.
+                counts["refused after the signal" if before else "lost"] += 1
+                return
+            right = status == 200 and np.allclose(rewards, wanted[n], atol=TOLERANCE)
+            counts["right" if right else f"status {status}"] += 1
+
+    threads = [threading.Thread(target=work, args=(3 * n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(4)
+    accepted = server.metric("rewardsmith_waiting_responses")
+    ending.set()
+    started = time.monotonic()
+    code, last = server.stop()
+    for thread in threads:
+        thread.join()
+    seconds = time.monotonic() - started
+    print(f"term: {accepted:.0f} responses under way at the signal, ended {seconds:.1f} s later: {dict(counts)}")
+    print(f"      exit code {code}, {last}")
+    return bool(code or counts["lost"] or sum(counts.values()) - counts["right"] - counts["refused after the signal"])
+
+
+def kill(model: Path, groups: Sequence[Group], wanted: Sequence[np.ndarray]) -> bool:
+    server = Server(model)
+    port = server.port
+    scorer = RemoteScorer(server.url, patience=120)
+    found: list[Any] = []
+    done = threading.Event()
+
+    def work() -> None:
+        for _ in range(2):
+            found.extend(scorer.score(groups))
+        done.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    time.sleep(2)
+    server.kill()
+    time.sleep(1)
+    server = Server(model, port=port)
+    thread.join()
+    right = [np.allclose(s.rewards, w, atol=TOLERANCE) for s, w in zip(found, [*wanted, *wanted], strict=True)]
+    print(f"kill: {sum(right)} of {len(right)} groups right, each once; {scorer.retries} retries")
+    server.stop()
+    return not all(right)
+
+
+def swap(model: Path, folder: Path, groups: Sequence[Group], swaps: int) -> bool:
+    other, current = folder / "other", folder / "current"
+    loaded, renderer, meta = load_reward_model(str(model))
+    with_other_head = loaded
+    with_other_head.value_head.weight.data.mul_(-1.5)
+    save_reward_model(with_other_head, renderer, other, meta=meta)
+    del loaded, with_other_head
+    folders = [model.resolve(), other.resolve()]
+    wanted = {}
+    for place in folders:
+        scorer = offline(place)
+        wanted[model_hash(place)] = [scores.rewards for scores in scorer.score(groups)]
+        del scorer
+    os.symlink(folders[0], current)
+    server = Server(current, "--api-key", KEY)
+    bodies = [body_of(group) for group in groups]
+    counts: Counter[str] = Counter()
+    stop = threading.Event()
+
+    def work(first: int) -> None:
+        n = first
+        while not stop.is_set():
+            n = (n + 1) % len(bodies)
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
+            headers = {"content-type": "application/json", "x-api-key": KEY}
+            try:
+                connection.request("POST", "/v1/reward", bodies[n], headers)
+                reply = connection.getresponse()
+                answer = json.loads(reply.read())
+            except (OSError, http.client.HTTPException):
+                counts["lost"] += 1
+                continue
+            if reply.status != 200:
+                counts[f"status {reply.status}"] += 1
+                continue
+            rewards = [row["reward"] for row in answer["groups"][0]["rewards"]]
+            right = np.allclose(rewards, wanted[answer["artifact"]][n], atol=TOLERANCE)
+            counts["right" if right else "wrong"] += 1
+
+    threads = [threading.Thread(target=work, args=(5 * n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    seconds, seen = [], []
+    for n in range(swaps):
+        flip = folder / "next"
+        os.symlink(folders[(n + 1) % 2], flip)
+        os.replace(flip, current)
+        started = time.monotonic()
+        status, answer = server.ask("POST", "/admin/reload", headers={"x-api-key": KEY})
+        seconds.append(time.monotonic() - started)
+        seen.append(json.loads(answer).get("artifact") if status == 200 else None)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    code, _ = server.stop()
+    hashes = [model_hash(folders[(n + 1) % 2]) for n in range(swaps)]
+    print(f"swap: {swaps} times, {np.mean(seconds):.1f} s each on average under load: {dict(counts)}; exit code {code}")
+    shutil.rmtree(other)
+    return bool(code or seen != hashes or sum(counts.values()) != counts["right"])
+
+
+if __name__ == "__main__":
+    main()

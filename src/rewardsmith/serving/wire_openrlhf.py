@@ -1,0 +1,66 @@
+"""OpenRLHF's remote reward model: POST /get_reward.
+
+A query is prompt and answer as the policy's template rendered them, with or without the end-of-turn token, perhaps
+padded. It is made to end as this model's template ends a dialogue, so that the reward is the one that the same
+dialogue gets elsewhere. What is too long loses its beginning, never its end.
+
+Source: openrlhf/cli/serve_rm.py and openrlhf/utils/remote_rm_utils.py; `scores` and `extra_logs` of later versions.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, JsonValue
+
+from rewardsmith.serving.engine import Rows
+from rewardsmith.serving.refusals import Refusal
+from rewardsmith.serving.wire import Client, Text, TheService, described, router
+
+routes = router("OpenRLHF")
+
+
+class GetRewardRequest(BaseModel):
+    """`prompts` tell where each answer begins; `labels` are ignored, as other fields are."""
+
+    query: Annotated[list[Text], Field(min_length=1)]
+    prompts: list[Text] | None = None
+    labels: list[JsonValue] | None = None
+
+
+class GetRewardResponse(BaseModel):
+    rewards: list[float]
+    scores: list[float]
+    extra_logs: dict[str, list[float]]
+
+
+class ErrorResponse(BaseModel):
+    detail: str
+
+
+STATUSES = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
+
+
+@routes.post("/get_reward", summary="Rewards of rendered dialogues", responses=described(ErrorResponse, *STATUSES))
+async def get_reward(body: GetRewardRequest, service: TheService, client: Client) -> GetRewardResponse:
+    engine = service.engine
+    rows = await service.tokenise(engine, body.query, close=True)
+    fitted = [Rows((cut,), (flag,)) for cut, flag in (engine.fitted(row, None) for row in rows)]
+    scores = await service.score_rows(client, engine, fitted, answers_of(body))
+    rewards = [float(s.rewards[0]) for s in scores]
+    return GetRewardResponse(rewards=rewards, scores=rewards, extra_logs={})
+
+
+def answers_of(body: GetRewardRequest) -> list[list[str]]:
+    """The answers behind the prompts, where the prompts are what the queries begin with."""
+    prompts = body.prompts or []
+    if len(prompts) != len(body.query):
+        return [[] for _ in body.query]
+    return [
+        [query[len(prompt) :]] if prompt and query.startswith(prompt) else []
+        for query, prompt in zip(body.query, prompts, strict=True)
+    ]
+
+
+def error_body(refusal: Refusal) -> tuple[int, Any]:
+    return refusal.status, {"detail": refusal.message}

@@ -1,0 +1,69 @@
+"""Keys are kept as hashes, may change while the server runs, and are compared in full."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from pathlib import Path
+
+import pytest
+
+from rewardsmith.errors import ConfigError
+from rewardsmith.serving import keys
+from rewardsmith.serving.keys import KeyRing, add_key, read_keys, revoke_key
+
+
+def test_the_file_holds_hashes_only(tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    key = add_key(file, "trainer")
+    assert key.startswith("rws-")
+    assert len(key) > 40
+    assert key not in file.read_text()
+    assert hashlib.sha256(key.encode()).hexdigest() in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_keys_come_and_go_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "LOOK_AGAIN_S", 0.0)
+    file = tmp_path / "keys.txt"
+    first = add_key(file, "first", admin=True)
+    ring = KeyRing([], file)
+    found = ring.find(first)
+    assert found is not None
+    assert (found.name, found.admin) == ("first", True)
+    second = add_key(file, "second")
+    found = ring.find(second)
+    assert found is not None
+    assert (found.name, found.admin) == ("second", False)
+    revoke_key(file, "first")
+    assert ring.find(first) is None
+    assert ring.find(second) is not None
+    file.write_text("nonsense\n")
+    assert ring.find(second) is not None, "a file that cannot be read changes nothing"
+
+
+def test_given_keys() -> None:
+    ring = KeyRing(["a-key-of-sixteen-or-more"])
+    assert ring
+    assert not KeyRing()
+    assert ring.find("a-key-of-sixteen-or-more") is not None
+    for wrong in ("", "a-key-of-sixteen-or-mor", "a-key-of-sixteen-or-more ", "\ud800"):
+        assert ring.find(wrong) is None
+    with pytest.raises(ConfigError, match="at least 16"):
+        KeyRing(["short"])
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    add_key(file, "one")
+    with pytest.raises(ConfigError, match="has a key named one"):
+        add_key(file, "one")
+    with pytest.raises(ConfigError, match="letters"):
+        add_key(file, "two words")
+    with pytest.raises(ConfigError, match="there are: one"):
+        revoke_key(file, "two")
+    file.write_text(f"one {'0' * 64} owner\n")
+    with pytest.raises(ConfigError, match=r"keys.txt:1 is no key"):
+        read_keys(file)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_keys(tmp_path / "missing.txt")
