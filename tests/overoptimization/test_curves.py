@@ -132,6 +132,17 @@ def test_best_of_n_is_left_out_where_base_probabilities_differ():
     assert "best_of_n" not in methods_for([even, uneven])
 
 
+def test_advice_is_by_n_and_by_penalty():
+    pools, rewards = humped(6)
+    for methods, advised in (
+        ([], ["best_of_n_iid", "tilt"]),
+        (["best_of_n", "tilt"], ["best_of_n", "tilt"]),
+        (["threshold", "rejection"], ["threshold"]),
+    ):
+        found = bench(pools, rewards, ["judge"], methods=methods, draws=20)
+        assert [row["method"] for row in found["recommendation"]] == advised
+
+
 def test_the_result_is_json_with_the_promised_keys():
     pools, rewards = humped(12)
     found = json.loads(json.dumps(bench(pools, rewards, ["judge"], draws=50), allow_nan=False))

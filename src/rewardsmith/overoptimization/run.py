@@ -26,7 +26,6 @@ from rewardsmith.overoptimization.laws import fit_laws
 from rewardsmith.overoptimization.members import ensemble_report
 from rewardsmith.statistics import Floats
 
-RECOMMENDED = ("best_of_n_iid", "tilt")  # by n, and by the KL penalty
 FIT_UNTIL = 16  # draws: what the laws' extrapolation test is fitted on
 
 
@@ -45,9 +44,8 @@ def bench(
     curves, length_only, oracle, random   rows as of `curves.curve_rows`: of the reward, of length, of the first gold
                                           column itself, and of numbers drawn at random
     optimum                               `guard.optimum` of every method
-    recommendation                        `guard.recommend`: by n, drawn with replacement, and by the KL penalty; of
-                                          the first method where neither is among them
-    laws                                  `laws.fit_laws` along these two methods, of the reward and of length
+    recommendation                        `guard.recommend` of each method of `recommended`
+    laws                                  `laws.fit_laws` along the same methods, of the reward and of length
     bought                                `bought.bought` along the first method
     single, aggregates, shared_error      `members.ensemble_report`, where the reward is an ensemble's
     `rewards[p]` has a finite number for every answer of `pools[p]`.
@@ -84,20 +82,24 @@ def bench(
         },
         "optimum": [optimum(path, half_P, drawn, beside=length.get(method)) for method, path in paths.items()],
         "length_optimum": [optimum(path, half_P, drawn) for path in length.values()],
-        "recommendation": [
-            recommend(paths[method], half_P, drawn)
-            for method in ([name for name in RECOMMENDED if name in paths] or chosen[:1])
-        ],
+        "recommendation": [recommend(paths[method], half_P, drawn) for method in recommended(chosen)],
         "laws": [
             {"of": name, "method": method, "gold": golds[0], **law}
             for name, found in (("reward", paths), ("length_only", length))
-            for method in RECOMMENDED
+            for method in recommended(chosen)
             if method in found
             for law in _laws(found[method], more)
         ],
         "bought": _bought(pools, rewards, paths[chosen[0]], more),
         **_of_members(pools, chosen, drawn, sizes, more),
     }
+
+
+def recommended(methods: Sequence[str]) -> list[str]:
+    """What people are advised on: best of n, with replacement where there is both, and the KL penalty; else the
+    first method."""
+    by_n = [method for method in ("best_of_n_iid", "best_of_n") if method in methods][:1]
+    return [*by_n, *(method for method in methods if method == "tilt")] or list(methods[:1])
 
 
 def _of_members(
