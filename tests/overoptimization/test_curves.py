@@ -78,10 +78,14 @@ def test_one_prompt_has_no_interval():
     assert row["high"] is None
 
 
+def advice(path, pools, draws):
+    return recommend(path, optimum(path, halves(pools), draws), draws)
+
+
 def test_the_guard_finds_the_peak_and_the_loss_behind_it():
     pools, rewards = humped(200)
     path = path_of("best_of_n_iid", pools, rewards)
-    found = recommend(path, halves(pools), Draws(pools, 500))
+    found = advice(path, pools, Draws(pools, 500))
     assert found["n"] == 4
     assert found["range"][0] <= 4 <= found["range"][1]
     assert found["loss_at_end"]["high"] < 0
@@ -93,7 +97,7 @@ def test_the_guard_finds_the_peak_and_the_loss_behind_it():
 def test_the_guard_says_so_where_gold_only_rises():
     pools, _ = humped(100)
     path = path_of("best_of_n", pools, [p.gold_JK[0] for p in pools])
-    found = recommend(path, halves(pools), Draws(pools, 200))
+    found = advice(path, pools, Draws(pools, 200))
     assert found["rises_to_end"]
     assert found["loss_at_end"]["value"] == 0
     assert "still rises" in found["text"]
@@ -103,7 +107,7 @@ def test_the_guard_warns_of_a_reward_that_knows_nothing():
     pools, _ = humped(100)
     rng = np.random.default_rng(3)
     path = path_of("best_of_n", pools, [rng.standard_normal(16) for _ in pools])
-    assert recommend(path, halves(pools), Draws(pools, 300))["text"].startswith("Do not optimise")
+    assert advice(path, pools, Draws(pools, 300))["text"].startswith("Do not optimise")
 
 
 def test_the_optimum_is_read_on_prompts_that_did_not_choose_it():

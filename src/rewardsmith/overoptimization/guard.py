@@ -62,12 +62,12 @@ def _crossed(path: Path, half_P: np.ndarray) -> tuple[Floats, list[int]]:
     return gold_P, chosen
 
 
-def recommend(path: Path, half_P: np.ndarray, draws: Draws) -> dict[str, Any]:
-    """How far to go along one method, with words for people.
+def recommend(path: Path, chosen: dict[str, Any], draws: Draws) -> dict[str, Any]:
+    """How far to go along one method, with words for people. `chosen` is the method's `optimum`.
 
     n, strength, kl   where the mean gold is highest; `range` holds 95% of the bootstrap draws' choices
     safe_strength     the weakest strength whose gold is not shown to be below the best: less reward bought for the same
-    gold              as in `optimum`
+    gold, over_base   as in `optimum`
     loss_at_end       gold at the strongest minus gold at the best: what going all the way costs (paired interval)
     rises_to_end      whether the best is the strongest that was tried: then the data do not say what is too far
     """
@@ -78,7 +78,6 @@ def recommend(path: Path, half_P: np.ndarray, draws: Draws) -> dict[str, Any]:
     behind = draws.intervals(gold_PS[:, : best + 1] - gold_PS[:, [best]])
     safe = next(s for s, row in enumerate(behind) if s == best or (row["high"] is not None and row["high"] >= 0))
     last = gold_PS.shape[1] - 1
-    chosen = optimum(path, half_P, draws)
     result: dict[str, Any] = {
         "method": path.method,
         "n": int(path.strength_S[best]) if path.in_n else None,

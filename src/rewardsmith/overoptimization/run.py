@@ -67,6 +67,7 @@ def bench(
         if any(np.ptp(reward_K) > 0 for reward_K in other)
     }
     length = others.get("length_only", {})
+    optima = {method: optimum(path, half_P, drawn, beside=length.get(method)) for method, path in paths.items()}
     return {
         "n_prompts": len(pools),
         "n_candidates": sum(len(reward_K) for reward_K in rewards),
@@ -80,9 +81,9 @@ def bench(
             name: [row for path in others.get(name, {}).values() for row in curve_rows(path, golds, drawn)]
             for name in beside
         },
-        "optimum": [optimum(path, half_P, drawn, beside=length.get(method)) for method, path in paths.items()],
+        "optimum": list(optima.values()),
         "length_optimum": [optimum(path, half_P, drawn) for path in length.values()],
-        "recommendation": [recommend(paths[method], half_P, drawn) for method in recommended(chosen)],
+        "recommendation": [recommend(paths[method], optima[method], drawn) for method in recommended(chosen)],
         "laws": [
             {"of": name, "method": method, "gold": golds[0], **law}
             for name, found in (("reward", paths), ("length_only", length))
