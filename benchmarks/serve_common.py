@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from rewardsmith.data.schema import Group, Message
-from rewardsmith.scorers import ModelScorer, load_scorer
+from rewardsmith.scorers import ModelScorer, Precision, load_scorer
 from rewardsmith.scoring import Scores
 from speed_common import alpaca_answers
 
@@ -122,8 +122,8 @@ def real_groups(
     return found
 
 
-def offline(model: str | Path) -> ModelScorer:
-    return load_scorer(str(model))
+def offline(model: str | Path, precision: Precision = "float32") -> ModelScorer:
+    return load_scorer(str(model), precision=precision)
 
 
 def largest_difference(wanted: Sequence[Scores], found: Sequence[Sequence[float]]) -> float:

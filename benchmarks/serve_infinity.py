@@ -140,7 +140,10 @@ def main() -> None:
     options = parser.parse_args()
     all_cores = os.sched_getaffinity(0)
     environment = pinned(options.cores)
-    infinity, ours = Infinity(options.infinity, options.model, environment), Server(options.model)
+    infinity, ours = (
+        Infinity(options.infinity, options.model, environment),
+        Server(options.model, "--request-seconds", "3600"),
+    )
     os.sched_setaffinity(0, all_cores)
     scorer = offline(options.model)
     results: dict[str, Any] = {"machine": machine(), "cores": options.cores, "cases": {}}

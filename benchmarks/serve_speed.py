@@ -40,10 +40,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=12.0, help="at each load; 0 leaves latency out")
     parser.add_argument("--max-tokens", type=int, default=512, help="longest row taken")
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    scorer = offline(options.model)
+    scorer = offline(options.model, options.precision)
     cases = {
         "8 responses": real_groups(
             options.data, scorer, prompts=options.prompts, responses=8, most_tokens=options.max_tokens
@@ -52,7 +53,8 @@ def main() -> None:
             options.data, scorer, prompts=4 * options.prompts, responses=1, most_tokens=options.max_tokens
         ),
     }
-    server = Server(options.model)
+    # All rows wait at once here: no deadline on the way.
+    server = Server(options.model, "--request-seconds", "3600", "--precision", options.precision)
     results: dict[str, Any] = {"machine": machine(), "cases": {}}
     rows, targets = [], []
     for name, groups in cases.items():
