@@ -45,7 +45,10 @@ SEEDS = range(5)
 NOISE = 0.25
 SIZES = (40, 80, 160)
 DEPTHS = (6, 12, 18)
-JOINT = {"lora": ["--lora-rank", "8"], "heads": ["--train-layers", "0"]}  # five members in one pass
+JOINT = {  # five members in one pass
+    "lora": ["--lora-rank", "8", "--learning-rate", "2e-4"],
+    "heads": ["--train-layers", "0", "--learning-rate", "1e-3"],
+}
 ENSEMBLES = {
     **{side: [f"{side}-{seed}" for seed in SEEDS] for side in ("clean", "noisy", *JOINT)},
     "trunks": [*(f"depth-{depth}" for depth in DEPTHS), "clean-0"],
@@ -186,18 +189,23 @@ def train(options: argparse.Namespace) -> None:
 
 def train_one(options: argparse.Namespace, name: str, what: dict[str, Any]) -> str:
     """What training said, or that it failed: the others go on."""
-    layers = [] if options.layers == "all" or what["joint"] else ["--train-layers", options.layers]
-    joint = [*what["joint"], "--members", str(len(SEEDS))] if what["joint"] else []
+    which = [*what["joint"], "--members", str(len(SEEDS))] if what["joint"] else layers_of(options)
     try:
         done = rewardsmith(
             "train", "--data", str(train_file(options.work, what)), "--model", start_of(options, what["depth"]),
-            "--output", str(options.work / name), "--seed", str(what["seed"]), *layers, *joint, "--epochs", "2",
-            "--learning-rate", "1e-4" if what["joint"] else options.learning_rate, "--batch-size", "8",
-            "--max-length", "1024", "--max-response-length", "256", "--precision", options.precision, "--resume",
+            "--output", str(options.work / name), "--seed", str(what["seed"]), *which, "--epochs", "2",
+            "--batch-size", "8", "--max-length", "1024", "--max-response-length", "256",
+            "--precision", options.precision, "--resume",
         )  # fmt: skip
     except subprocess.CalledProcessError as error:
         return f"FAILED with exit status {error.returncode}"
     return json.dumps(done["training"])
+
+
+def layers_of(options: argparse.Namespace) -> list[str]:
+    """What is trained of a model by itself, and how fast."""
+    layers = [] if options.layers == "all" else ["--train-layers", options.layers]
+    return [*layers, "--learning-rate", options.learning_rate]
 
 
 def score(options: argparse.Namespace) -> None:
@@ -489,7 +497,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--layers", default="4", help="top layers that are trained, or 'all'")
     parser.add_argument("--test-prompts", type=int, default=64, help="prepare: prompts that policies are judged on")
     parser.add_argument("--jobs", type=int, default=1, help="train: models at once")
-    parser.add_argument("--learning-rate", default="1e-4", help="of the models whose layers are trained")
+    parser.add_argument("--learning-rate", default="1e-4", help="of a model by itself")
     parser.add_argument("--precision", default="bfloat16", choices=["float32", "bfloat16"], help="of training")
     parser.add_argument("--score-precision", default="bfloat16", choices=["float32", "bfloat16"])
     parser.add_argument("--json", type=Path, default=None)
