@@ -15,7 +15,8 @@ another, older judge (davinci003), on --test-prompts other prompts and mostly ot
     noise-12, noise-40     one seed at other shares
     size-40, -80, -160     one seed on fewer prompts (320: clean-0)
     depth-6, -12, -18      one seed on the lowest layers of the trunk alone (30: clean-0)
-    lora, heads            five members in one pass: LoRA adapters of rank 8, or heads alone on the frozen trunk
+    lora, heads            five members in one pass: LoRA adapters of rank 8 in the layers that are trained, or heads
+                           alone on the frozen trunk
     warm-clean, -noisy     the averaged weights of the five (`rewardsmith ensemble average`)
 
 Ensembles of five: clean, noisy, lora, heads; and of four trunks: the three depths and clean-0. --jobs trains several
@@ -189,7 +190,9 @@ def train(options: argparse.Namespace) -> None:
 
 def train_one(options: argparse.Namespace, name: str, what: dict[str, Any]) -> str:
     """What training said, or that it failed: the others go on."""
-    which = [*what["joint"], "--members", str(len(SEEDS))] if what["joint"] else layers_of(options)
+    which = layers_of(options)
+    if what["joint"]:
+        which += [*what["joint"], "--members", str(len(SEEDS))]  # the last word on a flag counts
     try:
         done = rewardsmith(
             "train", "--data", str(train_file(options.work, what)), "--model", start_of(options, what["depth"]),

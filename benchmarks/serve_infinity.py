@@ -5,8 +5,9 @@
 PYTHON belongs to an environment with `infinity-emb[torch,server]`, transformers below 4.50 and numpy below 2. DIR holds
 alpaca_eval/candidates_vs_gpt4_turbo.parquet. Two cases: 8 responses a prompt, and one. Both servers run side by side,
 one idle while the other is asked; in turns, --repeats times, the same clients ask each for all rewards, one prompt with
-its responses a request. Infinity has no chat template: it is given the text that our renderer makes of each dialogue.
-It answers with a probability, whose logit is the reward; rewards are compared. --cores pins the servers (not the
+its responses a request. Infinity serves a model of one label as a reranker and has no chat template: it is given the
+text that our renderer makes of the prompt as query, what follows it as documents, and gives raw scores; these are
+compared with our rewards. --cores pins the servers (not the
 clients) to these cores, with as many threads.
 
 Targets: at least 2 times Infinity's rate on 8 responses a prompt, and 1.2 times on singles.
@@ -18,7 +19,6 @@ import argparse
 import atexit
 import http.client
 import json
-import math
 import os
 import queue
 import socket
@@ -73,19 +73,26 @@ class Infinity:
 
 
 def ask_infinity(connection: http.client.HTTPConnection, body: bytes) -> list[float]:
-    """Rewards of one request's texts: the logits of the probabilities that Infinity gives."""
-    connection.request("POST", "/classify", body, {"content-type": "application/json"})
+    """Raw scores of one request's documents, in their order."""
+    connection.request("POST", "/rerank", body, {"content-type": "application/json"})
     reply = connection.getresponse()
     answer = json.loads(reply.read())
-    assert reply.status == 200, answer
-    scores = [row[0]["score"] for row in answer["data"]]
-    return [math.log(p / (1 - p)) if 0 < p < 1 else math.nan for p in scores]
+    if reply.status != 200:
+        os.write(2, f"Infinity: {answer}\n".encode())
+        os._exit(1)
+    return [row["relevance_score"] for row in sorted(answer["results"], key=lambda row: row["index"])]
 
 
 def texts_of(scorer: Any, group: Group) -> bytes:
+    """The request: the rendered prompt up to where the response begins, and the rest of each row."""
     (encoded,) = scorer.renderer.encode([group])
     texts = [scorer.renderer.tokenizer.decode(row, skip_special_tokens=False) for row in encoded.token_ids]
-    return json.dumps({"model": "rm", "input": texts}).encode()
+    first = texts[0].rindex(group.responses[0][0].content.strip()[:40])
+    query = texts[0][:first]
+    assert all(text.startswith(query) for text in texts), "responses of one prompt begin alike"
+    return json.dumps(
+        {"model": "rm", "query": query, "documents": [text[first:] for text in texts], "raw_scores": True}
+    ).encode()
 
 
 def ask_all(port: int, bodies: Sequence[bytes], n_clients: int, way: str) -> list[list[float]]:
@@ -163,7 +170,7 @@ def main() -> None:
                 if turn:
                     seconds[way].append(time.perf_counter() - started)
         pairs = [(a, b) for ra, rb in zip(*rewards.values(), strict=True) for a, b in zip(ra, rb, strict=True)]
-        difference = max(abs(a - b) for a, b in pairs if not math.isnan(b))
+        difference = max(abs(a - b) for a, b in pairs)
         ratio = statistics.median(b / a for a, b in zip(seconds["ours"], seconds["infinity"], strict=True))
         n = len(pairs)
         results["cases"][case] = {**seconds, "n": n, "ratio": ratio, "largest_difference": difference}
