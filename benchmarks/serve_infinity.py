@@ -6,8 +6,9 @@ PYTHON belongs to an environment with `infinity-emb[torch,server]`, transformers
 alpaca_eval/candidates_vs_gpt4_turbo.parquet. Two cases: 8 responses a prompt, and one. Both servers run side by side,
 one idle while the other is asked; in turns, --repeats times, the same clients ask each for all rewards, one prompt with
 its responses a request. Infinity serves a model of one label as a reranker and has no chat template: it is given the
-text that our renderer makes of the prompt as query, what follows it as documents, and gives raw scores; these are
-compared with our rewards. --cores pins the servers (not the
+text that our renderer makes of the prompt as query, what follows it as documents, and gives raw scores. It strips both
+of white space, so that a row is a token or two shorter than ours; its scores are compared with what our model says of
+exactly those tokens, offline. --cores pins the servers (not the
 clients) to these cores, with as many threads.
 
 Targets: at least 2 times Infinity's rate on 8 responses a prompt, and 1.2 times on singles.
@@ -31,6 +32,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from rewardsmith.data.schema import Group
 from serve_common import Client, Server, body_of, offline, real_groups
@@ -83,16 +86,19 @@ def ask_infinity(connection: http.client.HTTPConnection, body: bytes) -> list[fl
     return [row["relevance_score"] for row in sorted(answer["results"], key=lambda row: row["index"])]
 
 
-def texts_of(scorer: Any, group: Group) -> bytes:
-    """The request: the rendered prompt up to where the response begins, and the rest of each row."""
+def texts_of(scorer: Any, group: Group) -> tuple[bytes, list[float]]:
+    """The request, and what our model says of its tokens: the rendered prompt up to where the response begins is the
+    query, the rest of each row a document."""
     (encoded,) = scorer.renderer.encode([group])
     texts = [scorer.renderer.tokenizer.decode(row, skip_special_tokens=False) for row in encoded.token_ids]
     first = texts[0].rindex(group.responses[0][0].content.strip()[:40])
     query = texts[0][:first]
     assert all(text.startswith(query) for text in texts), "responses of one prompt begin alike"
-    return json.dumps(
-        {"model": "rm", "query": query, "documents": [text[first:] for text in texts], "raw_scores": True}
-    ).encode()
+    documents = [text[first:] for text in texts]
+    body = {"model": "rm", "query": query, "documents": documents, "raw_scores": True}
+    head, *rest = (scorer.renderer.tokenizer(text.strip())["input_ids"] for text in (query, *documents))
+    (rewards_1K,) = scorer.reward_batch([[np.array(head + tail) for tail in rest]])
+    return json.dumps(body).encode(), rewards_1K[0].tolist()
 
 
 def ask_all(port: int, bodies: Sequence[bytes], n_clients: int, way: str) -> list[list[float]]:
@@ -159,7 +165,8 @@ def main() -> None:
         groups = real_groups(
             options.data, scorer, prompts=n_prompts, responses=n_responses, most_tokens=options.max_tokens
         )
-        bodies = {"ours": [body_of(g) for g in groups], "infinity": [texts_of(scorer, g) for g in groups]}
+        asked = [texts_of(scorer, g) for g in groups]
+        bodies = {"ours": [body_of(g) for g in groups], "infinity": [body for body, _ in asked]}
         ports = {"ours": ours.port, "infinity": infinity.port}
         seconds: dict[str, list[float]] = {"ours": [], "infinity": []}
         rewards: dict[str, list[list[float]]] = {}
@@ -169,10 +176,10 @@ def main() -> None:
                 rewards[way] = ask_all(ports[way], bodies[way], options.clients, way)
                 if turn:
                     seconds[way].append(time.perf_counter() - started)
-        pairs = [(a, b) for ra, rb in zip(*rewards.values(), strict=True) for a, b in zip(ra, rb, strict=True)]
-        difference = max(abs(a - b) for a, b in pairs)
+        wanted = np.concatenate([reward_K for _, reward_K in asked])
+        difference = float(np.abs(wanted - np.concatenate(rewards["infinity"])).max())
         ratio = statistics.median(b / a for a, b in zip(seconds["ours"], seconds["infinity"], strict=True))
-        n = len(pairs)
+        n = len(wanted)
         results["cases"][case] = {**seconds, "n": n, "ratio": ratio, "largest_difference": difference}
         rates = [f"{n / statistics.median(seconds[way]):.1f}" for way in ("ours", "infinity")]
         rows.append([case, str(n), *rates, f"{ratio:.2f}", f"{difference:.1e}"])
