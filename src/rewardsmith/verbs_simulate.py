@@ -197,8 +197,8 @@ class Simulate(ScorerOptions):
         sides = result["prompts"]
         lines = [
             f"{result['candidates']:,} answers; {sides['label']} prompts to label ({result['pairs']:,} pairs, gold "
-            f"decides {result['decided']:.0%}), {sides['dev']} to choose on, {sides['test']} to judge; gold {self.gold!r} is "
-            f"{with_interval(result['base'])} without optimisation",
+            f"decides {result['decided']:.0%}), {sides['dev']} to choose on, {sides['test']} to judge",
+            f"gold {self.gold!r} is {with_interval(result['base'])} without optimisation",
             *(f"left out: {row['reason']} ({row['count']})" for row in result["excluded"]),
             "",
             f"{'':<14}{'labels':>7}{'KL':>7}  {'gold':<23}{'over fixed':<26}{'right on base':>14}{'on own pairs':>14}",

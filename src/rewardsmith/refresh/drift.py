@@ -341,7 +341,8 @@ def words(
     if small:
         named = ", ".join(row["meaning"] for row in small)
         return f"No refresh is due: what has changed ({named}) is below {least:g} SD."
-    return f"No refresh is due: no signal differs from the training data; a shift of {seen:.2f} SD would be seen (80% power)."
+    power = f"a shift of {seen:.2f} SD would be seen (80% power)"
+    return f"No refresh is due: no signal differs from the training data; {power}."
 
 
 def reason(row: dict[str, Any]) -> str:
@@ -352,12 +353,10 @@ def reason(row: dict[str, Any]) -> str:
         return f"new answers can be told from the training data (AUC {with_bounds(auc)}; 0.5 is not at all)"
     if name in ("distance", "neighbour"):
         far = row["far"]
-        return (
-            f"{far['value']:.0%} [{far['low']:.0%}, {far['high']:.0%}] of them have a larger {row['meaning']} than 95% of "
-            "the training answers themselves"
-            if far["low"] is not None
-            else f"{row['meaning']} is larger"
-        )
+        if far["low"] is None:
+            return f"the {row['meaning']} is larger"
+        share = f"{far['value']:.0%} [{far['low']:.0%}, {far['high']:.0%}]"
+        return f"{share} of them have a larger {row['meaning']} than 95% of the training answers themselves"
     shift = row["shift"]
     side = {"length": "longer or shorter", "reward": "higher or lower", "disagreement": "more or less"}[name].split(
         " or "

@@ -10,7 +10,7 @@ and alpha and beta stay the same, the gain is
 
     k g(d / k):    bon   d (alpha - beta d / k)       rl   d (alpha - beta log d + beta log k)
 
-The `rl` line is Gao et al.'s for iterated RLHF (2210.10760, discussion); `bon` follows in the same way. alpha belongs
+The `rl` line is Gao et al.'s for iterated RLHF (2210.10760); `bon` follows in the same way. alpha belongs
 to the error that no refresh removes, beta to the one that comes with distance: refreshing divides beta by k.
 
 At an equal budget of labels the two sides have different models: alpha and beta of `fixed` are those of the model with

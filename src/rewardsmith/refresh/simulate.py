@@ -374,6 +374,6 @@ def words(result: dict[str, Any], best: dict[str, Any] | None) -> str:
         verdict = "no difference is shown"
     return (
         f"With {result['budget']:,} labels and a policy at KL {last['kl']:.2f}, {best['strategy'].replace('_', ' ')} "
-        f"(the best refreshed strategy on the dev prompts) reaches gold {last['gold']['value']:.3f} and the fixed model "
-        f"{fixed['gold']['value']:.3f}: {over['value']:+.3f}{between}; {verdict}."
+        f"(the best refreshed strategy on the dev prompts) reaches gold {last['gold']['value']:.3f} and the fixed "
+        f"model {fixed['gold']['value']:.3f}: {over['value']:+.3f}{between}; {verdict}."
     )
