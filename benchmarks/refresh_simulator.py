@@ -113,7 +113,7 @@ def by_round(axes: Any, result: dict[str, Any]) -> None:
         label = row["strategy"].replace("_", " ")
         axes.plot(d, gold, color=colour, linestyle=dash, marker=mark, markersize=4, label=label)
         if row["strategy"] in ("fixed", result["best"]):
-            low, high = ([base, *(at["gold"][end] for at in row["rounds"])] for end in ("low", "high"))
+            low, high = ([result["base"][end], *(at["gold"][end] for at in row["rounds"])] for end in ("low", "high"))
             axes.fill_between(d, low, high, color=colour, alpha=0.1, linewidth=0)
     length = [row for row in result["references"] if row["reference"] == "length" and row["gold"]["value"] is not None]
     axes.plot(

@@ -152,6 +152,13 @@ def test_a_spread_that_changes_is_found_without_a_shift():
     assert "KS distance" in result["text"] or "higher" in result["text"] or "lower" in result["text"]
 
 
+def test_less_disagreement_is_no_reason_and_more_of_it_is():
+    reference = values(200, 0, disagreement=normal(5))
+    assert drift(values(200, 1, disagreement=normal(3)), reference, permutations=99)["verdict"] == "not due"
+    result = drift(values(200, 1, disagreement=normal(7)), reference, permutations=99)
+    assert "the model disagrees with itself more, by" in result["text"]
+
+
 def test_splits_of_the_reference_say_how_often_it_is_alarmed():
     reference = values(120, 0, reward=normal())
     found = false_alarms(reference, 400, 20, permutations=99)

@@ -20,6 +20,8 @@ def test_ks_distances_are_those_of_scipy_with_ties():
     flags_BN = two.deal(12, 40, 20, seed=1)
     want = [stats.ks_2samp(value_N[flags], value_N[~flags]).statistic for flags in flags_BN]
     assert two.ks_distances(value_N, flags_BN) == pytest.approx(want)
+    upward = [stats.ks_2samp(value_N[flags], value_N[~flags], alternative="less").statistic for flags in flags_BN]
+    assert two.ks_distances(value_N, flags_BN, upward=True) == pytest.approx(upward)
 
 
 def test_p_values_come_near_those_of_all_deals():

@@ -47,6 +47,7 @@ NAMES = {
     "disagreement": "the model's disagreement with itself",
 }
 RANKED = tuple(NAMES)
+UPWARD = ("distance", "neighbour", "disagreement")  # less of these is no reason for anything
 
 
 @dataclass(frozen=True)
@@ -254,17 +255,20 @@ def auc_interval(score_N: Floats, new_N: np.ndarray, fold_N: np.ndarray, seed: i
 
 
 def scalar_signal(name: str, new_N: Floats, old_N: Floats, permutations: int, seed: int) -> dict[str, Any]:
-    """Shift and shape of one number. The p-value is that of the difference of means and the KS distance together."""
+    """Shift and shape of one number. The p-value is that of the difference of means and the KS distance together; of
+    distances and disagreement only more of it counts."""
+    upward = name in UPWARD
     value_N = np.concatenate([old_N, new_N])
     flags_BN = two.deal(len(new_N), len(value_N), permutations, seed)
-    distance_B = two.ks_distances(value_N, flags_BN)
+    distance_B = two.ks_distances(value_N, flags_BN, upward)
+    shift = shift_of(new_N, old_N, seed, draws=0).value or 0.0
     row = {
         "signal": name,
         "meaning": NAMES[name],
         "shift": shift_of(new_N, old_N, seed).to_json(),
         "ks": float(distance_B[0]),
-        "effect_sd": max(abs(shift_of(new_N, old_N, seed, draws=0).value or 0.0), two.ks_in_sd(float(distance_B[0]))),
-        "p_value": two.joint_p_value(np.stack([distance_B, two.mean_shifts(value_N, flags_BN)])),
+        "effect_sd": max(shift if upward else abs(shift), two.ks_in_sd(float(distance_B[0]))),
+        "p_value": two.joint_p_value(np.stack([distance_B, two.mean_shifts(value_N, flags_BN, upward)])),
         "n_new": len(new_N),
         "n_reference": len(old_N),
     }
@@ -353,10 +357,11 @@ def reason(row: dict[str, Any]) -> str:
         return f"new answers can be told from the training data (AUC {with_bounds(auc)}; 0.5 is not at all)"
     if name in ("distance", "neighbour"):
         far = row["far"]
-        if far["low"] is None:
-            return f"the {row['meaning']} is larger"
-        share = f"{far['value']:.0%} [{far['low']:.0%}, {far['high']:.0%}]"
-        return f"{share} of them have a larger {row['meaning']} than 95% of the training answers themselves"
+        between = "" if far["low"] is None else f" [{far['low']:.0%}, {far['high']:.0%}]"
+        return (
+            f"their {row['meaning']} is larger, by {with_bounds(row['shift'])} SD; for {far['value']:.0%}{between} of "
+            "them it is larger than for 95% of the training answers themselves"
+        )
     shift = row["shift"]
     side = {"length": "longer or shorter", "reward": "higher or lower", "disagreement": "more or less"}[name].split(
         " or "

@@ -48,15 +48,16 @@ def joint_p_value(statistics_SB: Floats) -> float:
     return p_value(-p_SB.min(axis=0))
 
 
-def mean_shifts(value_N: Floats, flags_BN: np.ndarray) -> Floats:
-    """[B] size of the difference of the means."""
+def mean_shifts(value_N: Floats, flags_BN: np.ndarray, upward: bool = False) -> Floats:
+    """[B] size of the difference of the means; `upward`, the new mean less the old one."""
     n_new = int(flags_BN[0].sum())
     sum_B = flags_BN @ value_N
-    return np.asarray(np.abs(sum_B / n_new - (value_N.sum() - sum_B) / (len(value_N) - n_new)))
+    gap_B = sum_B / n_new - (value_N.sum() - sum_B) / (len(value_N) - n_new)
+    return np.asarray(gap_B if upward else np.abs(gap_B))
 
 
-def ks_distances(value_N: Floats, flags_BN: np.ndarray) -> Floats:
-    """[B] largest distance between the two distribution functions."""
+def ks_distances(value_N: Floats, flags_BN: np.ndarray, upward: bool = False) -> Floats:
+    """[B] largest distance between the two distribution functions; `upward`, by how much the new one lies below."""
     order_N = np.argsort(value_N, kind="stable")
     last_N = np.append(np.diff(value_N[order_N]) != 0, True)  # of equal values, where the functions have both stepped
     flags_BN = flags_BN[:, order_N]
@@ -64,7 +65,8 @@ def ks_distances(value_N: Floats, flags_BN: np.ndarray) -> Floats:
     new_BN = np.cumsum(flags_BN, axis=1, dtype=np.int32)[:, last_N]
     place_N = np.flatnonzero(last_N) + 1
     n_old = flags_BN.shape[1] - n_new
-    return np.abs(new_BN / n_new - (place_N - new_BN) / n_old).max(axis=1)
+    gap_BN = (place_N - new_BN) / n_old - new_BN / n_new
+    return np.asarray((gap_BN if upward else np.abs(gap_BN)).max(axis=1))
 
 
 def out_of_fold_scores(features_NF: Floats, flags_BN: np.ndarray, fold_N: Ints, penalty: float) -> Floats:

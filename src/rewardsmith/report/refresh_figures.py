@@ -40,7 +40,7 @@ def rounds_panel(result: Mapping[str, Any]) -> str:
         style: Any = {"color": colour, "linestyle": dash, "marker": mark, "markersize": 4.5, "markeredgewidth": 0}
         axes.plot(d, gold, linewidth=1.6, label=name_of(row["strategy"]), **style)
         if row["strategy"] in ("fixed", result["best"]) and row["rounds"][0]["gold"]["low"] is not None:
-            low, high = ([base, *(at["gold"][end] for at in row["rounds"])] for end in ("low", "high"))
+            low, high = ([result["base"][end], *(at["gold"][end] for at in row["rounds"])] for end in ("low", "high"))
             axes.fill_between(d, low, high, color=colour, alpha=0.12, linewidth=0)
     length = [at for at in result["references"] if at["reference"] == "length" and at["gold"]["value"] is not None]
     if length:
