@@ -28,7 +28,7 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"budget": 800, "kl": 1.0, "from-previous": True},
 )
 JUDGES = ("davinci003", "gpt4_turbo")
-TITLES = {"davinci003": "judge of 2023, against davinci003", "gpt4_turbo": "judge of 2024, against GPT-4-turbo"}
+TITLES = {"davinci003": "older judge, against davinci003", "gpt4_turbo": "later judge, against GPT-4-turbo"}
 STYLES = {
     "fixed": ("#1d2126", "-", "o"),
     "all_data": ("#1f5fa8", "-", "s"),
