@@ -17,10 +17,12 @@ import numpy as np
 from rewardsmith.data.options import ReadOptions
 from rewardsmith.data.schema import Group
 from rewardsmith.overoptimization.candidates import Pool, read_pools
+from rewardsmith.refresh import two_samples as two
 from rewardsmith.refresh.drift import drift, sample_groups
 
 REFERENCE = 300
 PERMUTATIONS = 199
+SIGNALS = 4  # of texts without a model
 
 
 def answers(pools: list[Pool], n: int, rng: np.random.Generator) -> list[Group]:
@@ -42,6 +44,25 @@ def verdict(pools: list[Pool], n: int, n_new: int, seed: int) -> tuple[str, list
     return found["verdict"], [row["signal"] for row in found["signals"] if row["alarm"]]
 
 
+def length_alone(pools: list[Pool], n: int, n_new: int, repeats: int) -> str:
+    """How often the test of length sees what is there, beside the shift from which it is said to in four of five."""
+    level = 0.05 / SIGNALS
+    lengths = [np.log1p(pool.length_K) for pool in pools]
+    seen, shifts = [], []
+    for seed in range(repeats):
+        rng = np.random.default_rng([seed, n, n_new])
+        order = rng.permutation(len(lengths))
+        old = np.array([rng.choice(lengths[p]) for p in order[:REFERENCE]])
+        new = [rng.choice(lengths[p], n, replace=False).max() for p in order[REFERENCE : REFERENCE + n_new]]
+        value_N = np.concatenate([old, new])
+        flags_BN = two.deal(n_new, len(value_N), 399, seed)
+        both_SB = np.stack([two.ks_distances(value_N, flags_BN), two.mean_shifts(value_N, flags_BN)])
+        seen.append(two.joint_p_value(both_SB) <= level)
+        shifts.append((np.mean(new) - old.mean()) / old.std())
+    said = two.detectable_sd(n_new, REFERENCE, level)
+    return f"shift {np.mean(shifts):.2f} SD, seen in {np.mean(seen):.0%}; said to be seen in 80% from {said:.2f} SD"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -50,6 +71,10 @@ def main() -> None:
     options = parser.parse_args()
     file = options.data / "alpaca_eval" / "candidates_vs_davinci003.parquet"
     pools, _, _ = read_pools([str(file)], ["gold"], ReadOptions())
+    print(f"length alone, at the level of one of {SIGNALS} signals, 100 repeats")
+    for n in (1, 2, 4):
+        for n_new in (30, 100):
+            print(f"  longest of {n}, {n_new} prompts: {length_alone(pools, n, n_new, 100)}", flush=True)
     print(f"{'new outputs':<20}{'prompts':>8}{'asked':>7}{'due':>6}{'not due':>9}{'cannot tell':>13}  alarms by signal")
     for n, sizes, repeats in (
         (1, (100,), options.splits),
