@@ -72,6 +72,12 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "weights that break what the surface predicts; doubtful labels",
     ),
     "data select": ("rewardsmith.verbs_data", "DataSelect", "which pairs of a pool to have labelled next"),
+    "refresh simulate": (
+        "rewardsmith.verbs_simulate",
+        "Simulate",
+        "what refreshing a reward model would buy, on recorded answers",
+    ),
+    "refresh drift": ("rewardsmith.verbs_drift", "Drift", "is a refresh due? new policy outputs without labels"),
 }
 HELP = """usage: rewardsmith VERB [options]        rewardsmith VERB --help
 

@@ -241,3 +241,12 @@ def _extrapolation(form: str, curve: _Curve, fit_until: float | None) -> dict[st
         "rmse_less_constant": _interval(rmse_D - still_D),
         "reason": None,
     }
+
+
+def fit_draws(
+    form: str, kl_PS: ArrayLike, gold_PS: ArrayLike, base_P: ArrayLike, *, draws: int = 1000, seed: int = 0
+) -> tuple[Floats, Floats]:
+    """[D] alpha and beta of one law in each bootstrap draw of prompts, the sample itself first: what an interval of a
+    prediction needs. Arguments as of `fit_laws`."""
+    curve = _curve(kl_PS, gold_PS, base_P, draws, seed)
+    return _fit(form, curve.d_DS, curve.gain_DS)

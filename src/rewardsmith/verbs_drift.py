@@ -1,0 +1,157 @@
+"""The verb `refresh drift`: options, calls into the library, and how the result is shown to people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from rewardsmith.data.options import ReadOptions
+from rewardsmith.errors import ConfigError, DataError
+from rewardsmith.progress import Bar
+from rewardsmith.verbs_common import EnsembleScorerOptions, Files, at_least, score_all
+
+if TYPE_CHECKING:
+    from rewardsmith.cli import Common
+    from rewardsmith.refresh.drift import Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift(EnsembleScorerOptions):
+    """Is a refresh due? New policy outputs, without labels, against the answers that the reward model was trained on:
+    can they be told apart, are they farther away, longer, rewarded otherwise, or does the model disagree with itself?
+
+    Example: rewardsmith refresh drift outputs.jsonl --reference train.jsonl --model rm --page drift.html
+    Example: rewardsmith refresh drift --scores new-rows.jsonl --reference-scores train-rows.jsonl
+    """
+
+    files: Annotated[Files, tyro.conf.arg(metavar="[NEW...]")] = ()
+    """Files of the new policy's outputs: a prompt and one answer or several, in any shape that score reads."""
+    reference: tuple[str, ...] = ()
+    """Files that the reward model was trained on, or others of what it is known to judge well."""
+    model: str | None = None
+    """A reward model or an ensemble: both sides are scored by it."""
+    scores: str | None = None
+    """Rows that `score` wrote for the new outputs (.jsonl), in the place of texts."""
+    reference_scores: str | None = None
+    """Rows that `score` wrote for the reference (.jsonl)."""
+    level: float = 0.05
+    """Chance of an alarm where nothing has changed."""
+    least: float = 0.3
+    """Smallest change, in standard deviations, that calls for a refresh."""
+    permutations: int = 999
+    """Deals behind each p-value."""
+    check_on_splits: int = 0
+    """Also ask so many times of a random part of the reference itself, and say how often it is alarmed."""
+    fail_when_due: bool = False
+    """Exit with 1 where a refresh is due, for a scheduled check."""
+    limit: int | None = None
+    """Use only the first N prompts of each side."""
+    seed: int = 0
+    """Seed of draws and deals."""
+    page: str | None = None
+    """Also write a page."""
+    overwrite: bool = False
+    """Replace --page where it exists."""
+    read: ReadOptions = field(default_factory=ReadOptions)
+
+    def __post_init__(self) -> None:
+        at_least(
+            permutations=(self.permutations, 19), check_on_splits=(self.check_on_splits, 0), limit=(self.limit, 1),
+            seed=(self.seed, 0), tokens_per_batch=(self.tokens_per_batch, 16), least=(self.least, 0),
+        )  # fmt: skip
+        if not 0 < self.level < 1:
+            raise ConfigError(f"--level {self.level:g}: give a chance between 0 and 1")
+        if bool(self.scores) != bool(self.reference_scores):
+            raise ConfigError("--scores and --reference-scores belong together: rows of both sides")
+        if self.scores and (self.files or self.reference or self.model):
+            raise ConfigError("--scores stands in the place of texts; leave out the files, --reference and --model")
+        if not self.scores and not (self.files and self.reference):
+            raise ConfigError("name files of new outputs and --reference FILE..., or --scores and --reference-scores")
+        if self.page is not None and Path(self.page).is_dir():
+            raise ConfigError(f"--page {self.page}: a folder; give a file")
+        if self.page is not None and Path(self.page).exists() and not self.overwrite:
+            raise ConfigError(f"--page {self.page} exists; give another, or --overwrite")
+
+    def run(self, common: Common) -> dict[str, Any]:
+        from rewardsmith.refresh.drift import drift, false_alarms
+        from rewardsmith.report.drift_page import write_drift_page
+
+        new, reference, dropped = self._samples(common)
+        options: dict[str, Any] = {"level": self.level, "least": self.least, "permutations": self.permutations}
+        result = drift(new, reference, seed=self.seed, **options)
+        if self.check_on_splits:
+            with Bar("asking splits of the reference", self.check_on_splits, quiet=common.quiet) as bar:
+                result["on_splits"] = false_alarms(
+                    reference, len(new), self.check_on_splits, progress=lambda: bar.advance(), seed=self.seed, **options
+                )
+        result |= {"model": self.model, "dropped": dropped}
+        if self.page is not None:
+            write_drift_page(result, self.page)
+        return result | {"page": self.page, "exit_code": int(self.fail_when_due and result["verdict"] == "due")}
+
+    def _samples(self, common: Common) -> tuple[Sample, Sample, list[dict[str, Any]]]:
+        from rewardsmith.refresh.drift import sample_groups, sample_rows
+        from rewardsmith.verbs_data import all_groups
+
+        if self.scores and self.reference_scores:
+            new, reference = (sample_rows(score_rows(file)[: self.limit], self.seed) for file in self._row_files)
+            return new, reference, []
+        sides, dropped = [], []
+        for files in (self.files, self.reference):
+            groups, report = all_groups(files, self.read, common)
+            sides.append(groups[: self.limit])
+            dropped += [row._asdict() for row in report.dropped]
+        scores: list[Any] = [None, None]
+        if self.model is not None:
+            scorer = self.open(self.model)
+            scores = [score_all(scorer, side, "scoring prompts", quiet=common.quiet) for side in sides]
+        samples = [sample_groups(side, of, self.seed) for side, of in zip(sides, scores, strict=True)]
+        return samples[0], samples[1], dropped
+
+    @property
+    def _row_files(self) -> tuple[str, str]:
+        return self.scores or "", self.reference_scores or ""
+
+    def show(self, result: dict[str, Any]) -> str:
+        lines = [
+            f"{result['n_new']:,} new prompts against {result['n_reference']:,} of the reference, one answer each",
+            f"{'':<42}{'shift in SD, or AUC':<26}{'effect, SD':>11}{'p':>8}{'seen from':>11}",
+            *map(signal_line, result["signals"]),
+        ]
+        if "on_splits" in result:
+            found = result["on_splits"]
+            lines.append(
+                f"asked of {found['splits']} splits of the reference itself, it was alarmed {found['alarms']} times "
+                f"(at most {self.level:.0%} is what it promises)"
+            )
+        from rewardsmith.verbs_common import dropped_lines
+
+        page = [f"page: {result['page']}"] if result["page"] else []
+        return "\n".join([*lines, *dropped_lines(result["dropped"]), result["text"], *page])
+
+
+def signal_line(row: dict[str, Any]) -> str:
+    """One signal in a line; what raises an alarm is marked."""
+    of, sign = (row["auc"], "") if "auc" in row else (row["shift"], "+")
+    bounds = "" if of["low"] is None else f" [{of['low']:{sign}.2f}, {of['high']:{sign}.2f}]"
+    mark = "!" if row["alarm"] else " "
+    return (
+        f"{mark} {row['meaning']:<40}{of['value']:{sign}.2f}{bounds:<21} {row['effect_sd']:>11.2f}"
+        f"{row['p_adjusted']:>8.3f}{row['detectable_sd']:>11.2f}"
+    )
+
+
+def score_rows(path: str) -> list[dict[str, Any]]:
+    """The rows of a file that `score` wrote. DataError where it cannot be read as such."""
+    from rewardsmith.data.files import read_rows
+
+    rows = []
+    for raw in read_rows(path):
+        if raw.value is None or "reward" not in raw.value:
+            why = raw.reason or "no row with a reward"
+            raise DataError(f"{path}:{raw.line}: {why}; give what `rewardsmith score` wrote")
+        rows.append(raw.value)
+    return rows
