@@ -1,0 +1,2 @@
+def write_mitigation_page(result, path):
+    pass
