@@ -115,7 +115,11 @@ def test_a_mistake_is_one_line(run, tmp_path, words, says):
 
 def test_ties_alone_and_one_slice_are_said(run, tmp_path, capsys):
     ties = tmp_path / "ties.jsonl"
-    row = {"prompt": "q", "responses": ["a b", "c d"], "preferences": [{"chosen": 0, "rejected": 1, "probability": 0.5}]}
+    row = {
+        "prompt": "q",
+        "responses": ["a b", "c d"],
+        "preferences": [{"chosen": 0, "rejected": 1, "probability": 0.5}],
+    }
     ties.write_text("".join(json.dumps(row | {"prompt": f"q{i}"}) + "\n" for i in range(4)))
     more = ["--output", str(tmp_path / "mended"), *ASKED]
     capsys.readouterr()
