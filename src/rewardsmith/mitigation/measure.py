@@ -65,14 +65,15 @@ def side(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def paired(before: Mapping[int, float], after: Mapping[int, float]) -> dict[str, Any]:
     """`change`: mean difference over the seeds that both have; `fell_by`: 1 - mean after / mean before, where the mean
-    of before is above 0. Both by bootstrap over seeds. {} without a seed."""
+    of before is shown to be above 0. Both by bootstrap over seeds; None where there is no such number."""
     seeds = sorted(set(before) & set(after))
     if not seeds:
         return {"change": None, "fell_by": None}
     rows_S2 = np.array([[before[s], after[s]] for s in seeds])
     change = clustered_mean(rows_S2[:, 1] - rows_S2[:, 0], seeds)
-    fell = clustered_bootstrap(rows_S2, seeds, fallen) if rows_S2[:, 0].sum() > 0 else Interval(None)
-    return {"change": change.to_json(), "fell_by": fell.to_json()}
+    lowest = clustered_mean(rows_S2[:, 0], seeds).low
+    fell = None if lowest is None or lowest <= 0 else clustered_bootstrap(rows_S2, seeds, fallen).to_json()
+    return {"change": change.to_json(), "fell_by": fell}
 
 
 def fallen(sums_D2: Floats) -> Floats:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from random import Random
 from typing import Any
 
 from rewardsmith.adjustment import FEWEST
 from rewardsmith.data.augment import augment, unsuited
 from rewardsmith.data.balance import balance
-from rewardsmith.data.counterfactuals import source_of
+from rewardsmith.data.counterfactuals import TAG, source_of
 from rewardsmith.data.noise import by_the_data, review
 from rewardsmith.data.schema import Group, text_of
 from rewardsmith.data.surface import FEWEST_PAIRS
 from rewardsmith.errors import DataError
 from rewardsmith.evaluation.adjusting import length_effect
-from rewardsmith.mitigation.remedies import REMEDIES, Remedy, Taken
+from rewardsmith.mitigation.remedies import BY_NAME, REMEDIES, Remedy, Taken
 from rewardsmith.statistics import Floats
 
 MUCH = 0.4  # |rank correlation with length| that counts as a fault of its own
 CORRELATION = "correlation with length"
+SOUND = 0.5  # SD by which a sound reward lowers what should be lower
 LITTLE_LEFT = 0.2  # of the pairs, in effect: below it `auto` leaves the weights alone
 
 
@@ -46,13 +48,14 @@ def make_plan(
     """
     check_decided(groups)
     worst = worst_of(audit, evaluation)
-    proposals = []
-    for remedy in REMEDIES:
-        answered = [row for row in worst if remedy.answers(row["family"])]
-        if answered:
-            proposals.append(proposal(remedy, answered, groups, held_out, seed))
-    kept = [row for row in proposals if row is not None]
-    specific = {row["name"] for row in kept if "*" not in _remedy(row["name"]).families}
+    answered = {r.name: rows for r in REMEDIES if (rows := [row for row in worst if r.answers(row["family"])])}
+    pairs = new_pairs([r for r in REMEDIES if r.name in answered and r.stage == "data"], answered, groups, seed)
+    kept = [
+        proposal(remedy, answered[remedy.name], groups, held_out, seed) | pairs.get(remedy.name, {})
+        for remedy in REMEDIES
+        if remedy.name in answered
+    ]
+    specific = {row["name"] for row in kept if "*" not in BY_NAME[row["name"]].families}
     for row in worst:
         row["remedies"] = [found["name"] for found in kept if row["name"] in found["for"] and found["name"] in specific]
     return {
@@ -62,10 +65,6 @@ def make_plan(
         "data": facts(groups),
         "warnings": [*slice_warnings(groups), *_unmeasured(evaluation)],
     }
-
-
-def _remedy(name: str) -> Remedy:
-    return next(remedy for remedy in REMEDIES if remedy.name == name)
 
 
 def check_decided(groups: Sequence[Group]) -> None:
@@ -118,11 +117,13 @@ def worst_of(audit: Mapping[str, Any], evaluation: Mapping[str, Any] | None = No
 
 
 def badness(row: Mapping[str, Any]) -> float:
-    """How far an effect lies on the wrong side, in SD."""
+    """How far an effect lies on the wrong side, in SD. Of what should be lower, how far above a fall of half an SD."""
     effect = row["effect_sd"]
     if effect is None:
         return 0.0
-    return abs(effect) if row["wanted"] == "not changed" else float(effect)
+    if row["wanted"] == "not changed":
+        return abs(float(effect))
+    return float(effect) + (SOUND if row["wanted"] == "lower" else 0.0)
 
 
 def proposal(
@@ -131,8 +132,8 @@ def proposal(
     groups: Sequence[Group],
     held_out: tuple[Sequence[Group], Sequence[Floats]] | None,
     seed: int,
-) -> dict[str, Any] | None:
-    """One remedy with what it would do to these groups; None where it does not fit them."""
+) -> dict[str, Any]:
+    """One remedy with what it would do to these groups; of new pairs, `new_pairs` says that."""
     row = {
         "name": remedy.name,
         "word": remedy.name,
@@ -144,8 +145,6 @@ def proposal(
         "auto": remedy.auto,
     }
     match remedy.stage:
-        case "data":
-            return row | _pairs_added(remedy, max(map(badness, answered)), groups, seed)
         case "weights":
             return row | _weights(groups, seed)
         case "people":
@@ -155,32 +154,32 @@ def proposal(
     return row
 
 
-def _pairs_added(remedy: Remedy, effect: float, groups: Sequence[Group], seed: int) -> dict[str, Any]:
-    wanted = remedy.wanted(effect)
-    word = Taken(remedy, wanted).word
-    sources = [source_of(group, _rng(group, seed)) for group in groups]
-    why = unsuited(sources).get(remedy.name)
-    found = augment(groups, {remedy.name: wanted}, seed=seed)
-    (kind,) = found.report["kinds"]
-    longer = _characters(found.groups) / max(1, _characters(groups))
-    cost = f"{kind['made']} new groups beside {len(groups)}, {longer:.0%} more text to train on"
-    if kind["made"] < kind["wanted"]:
-        reason = next(iter(kind["reasons"]), "they contradict or repeat labels")
-        cost += f" ({kind['wanted']} were wanted; mostly: {reason})"
-    if why:
-        cost += f"; left out of auto: {why}"
-    return {
-        "word": word,
-        "cost": cost,
-        "figures": {"made": kind["made"], "wanted": kind["wanted"], "more_text": longer},
-        "auto": remedy.auto and not why and kind["made"] > 0,
-    }
-
-
-def _rng(group: Group, seed: int) -> Any:
-    from random import Random
-
-    return Random(f"{group.id}:{seed}")
+def new_pairs(
+    remedies: Sequence[Remedy], answered: Mapping[str, Sequence[Mapping[str, Any]]], groups: Sequence[Group], seed: int
+) -> dict[str, dict[str, Any]]:
+    """{name: word, cost, figures, auto} of the kinds of new pairs, made all together as they would be."""
+    wanted = {remedy.name: remedy.wanted(max(map(badness, answered[remedy.name]))) for remedy in remedies}
+    if not wanted:
+        return {}
+    against = unsuited([source_of(group, Random(f"{group.id}:{seed}")) for group in groups])
+    made = augment(groups, wanted, seed=seed)
+    text = max(1, _characters(groups))
+    found = {}
+    for remedy, row in zip(remedies, made.report["kinds"], strict=True):
+        more = _characters([group for group in made.groups if group.tags[TAG] == remedy.name]) / text
+        cost = f"{row['made']} new groups beside {len(groups)}, {more:.0%} more text to train on"
+        if row["made"] < row["wanted"]:
+            reason = next(iter(row["reasons"]), "they contradict or repeat labels")
+            cost += f" ({row['wanted']} were wanted; mostly: {reason})"
+        if why := against.get(remedy.name):
+            cost += f"; look at missing refusals afterwards: {why}"
+        found[remedy.name] = {
+            "word": Taken(remedy, wanted[remedy.name]).word,
+            "cost": cost,
+            "figures": {"made": row["made"], "wanted": row["wanted"], "more_text": more},
+            "auto": remedy.auto and row["made"] > 0,  # the audit is better evidence than what the data looks like
+        }
+    return found
 
 
 def _characters(groups: Sequence[Group]) -> int:

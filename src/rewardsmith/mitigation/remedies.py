@@ -20,6 +20,7 @@ ANY = ("*",)
 LENGTH = ("length", "warnings")
 FORM = ("list", "bold", "header", "emoji", "link", "exclamation", "opener", "punctuation")
 STRONG = 0.5  # SD: an edit that gains so much is stated to lose, where a smaller gain is stated to be a tie
+DOSES = ((1.0, 3), (0.5, 2))  # effects in SD, and how many times the usual share they are answered with
 AUTO = "auto"
 
 
@@ -33,7 +34,8 @@ class Remedy:
     what      what it does, in words
     cost      what it costs, where that cannot be worked out before
     auto      whether `--take auto` takes it
-    share     new groups for each group of the data ("data")
+    share     new groups for each group of the data, for an effect below 0.5 SD; 2 and 3 times as many from 0.5 and 1
+              SD ("data")
     strong    the verdict of the edited answer where the effect is STRONG or more; "" where the kind has none to choose
     train     options of the run ("training")
     """
@@ -54,7 +56,8 @@ class Remedy:
     def wanted(self, effect: float) -> Wanted:
         """What `data augment` is asked for, by the size of the effect in SD."""
         verdict = KINDS[self.name].verdict
-        return Wanted(self.share, self.strong if self.strong and effect >= STRONG else verdict)
+        times = next((times for least, times in DOSES if effect >= least), 1)
+        return Wanted(min(1.0, self.share * times), self.strong if self.strong and effect >= STRONG else verdict)
 
 
 def _pairs(name: str, families: tuple[str, ...], what: str, share: float = 0.1, strong: str = "") -> Remedy:

@@ -144,8 +144,8 @@ def dots(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def number_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    rows = [
+def number_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [
         (
             name,
             *(bounds(found[side][key], form=".3f") for side in ("before", "after")),
@@ -157,7 +157,7 @@ def number_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     return [*rows, ("rank correlation with length", *rho, bounds(found["difference"]["length_correlation"]))]
 
 
-def gold_row(row: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+def gold_row(row: Mapping[str, Any]) -> tuple[str, ...]:
     sides = (bounds(row[side], form=".3f") for side in ("before", "after"))
     return (count(row["n"]), *sides, bounds(row["difference"]), number(finite(row["length"]["value"])))
 
