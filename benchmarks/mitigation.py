@@ -391,16 +391,25 @@ def rho_of(found: dict[str, Any]) -> float:
 
 
 def fell(probe: dict[str, Any]) -> float:
-    """1 - after / before; of a probe that was no fault before, by the two means."""
-    if probe["fell_by"] is not None and probe["fell_by"]["value"] is not None:
+    """1 - after / before, by the two means; NaN where the effect of before was not shown to be above 0."""
+    if probe["fell_by"] is not None:
         return float(probe["fell_by"]["value"])
-    before, after = probe["before"]["value"], probe["after"]["value"]
-    return float("nan") if not before or before <= 0 else 1 - after / before
+    before = probe["before"]
+    return (
+        float("nan") if before["low"] is None or before["low"] <= 0 else 1 - probe["after"]["value"] / before["value"]
+    )
+
+
+def mended(probe: dict[str, Any]) -> bool:
+    """Whether the effect fell by 80%, or was none and is none."""
+    if (found := fell(probe)) == found:
+        return found >= 0.8
+    return (probe["after"]["low"] or 0.0) <= 0
 
 
 def choose(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """By dev alone: see the head of this file."""
-    good = [row for row in rows if rho_of(row["dev"]["after"]) < 0.4 and fell(row["probes"]["padding"]) >= 0.8]
+    good = [row for row in rows if rho_of(row["dev"]["after"]) < 0.4 and mended(row["probes"]["padding"])]
     if good:
         return max(good, key=lambda row: row["dev"]["after"]["length_matched_accuracy"]["value"] or 0.0)
     return min(rows, key=lambda row: rho_of(row["dev"]["after"]))
@@ -459,8 +468,9 @@ def show_alpaca(rows: Sequence[dict[str, Any]]) -> None:
 
 def show_probes(probes: dict[str, dict[str, Any]]) -> None:
     for name, probe in probes.items():
-        print(f"  {name:<22}{of(probe['before'])} -> {of(probe['after'])} SD, fell by {fell(probe):.0%} "
-              f"({of(probe['fell_by'], '.0%')})")  # fmt: skip
+        share = fell(probe)
+        said = "not shown above 0 before" if share != share else f"fell by {share:.0%} ({of(probe['fell_by'], '.0%')})"
+        print(f"  {name:<22}{of(probe['before'])} -> {of(probe['after'])} SD, {said}")
 
 
 def show_planted(rows: Sequence[dict[str, Any]], clean: dict[str, Any]) -> None:

@@ -21,7 +21,8 @@ from rewardsmith.statistics import Floats
 MUCH = 0.4  # |rank correlation with length| that counts as a fault of its own
 CORRELATION = "correlation with length"
 SOUND = 0.5  # SD by which a sound reward lowers what should be lower
-LITTLE_LEFT = 0.2  # of the pairs, in effect: below it `auto` leaves the weights alone
+TELLS = 0.65  # of the labels, at least, told by the surface: below it `auto` leaves the weights alone
+LITTLE_LEFT = 0.2  # of the pairs, in effect: below it too
 
 
 def make_plan(
@@ -193,11 +194,12 @@ def _weights(groups: Sequence[Group], seed: int) -> dict[str, Any]:
         return {"cost": f"cannot be done: {error}", "auto": False}
     share = report["effective_pairs"] / report["pairs"]
     told = report["surface_baseline"]["before"]["logistic_accuracy"]
-    tells = told["low"] is not None and told["low"] > 0.5
+    tells = told["low"] is not None and told["low"] > TELLS
     cost = f"{report['pairs']} pairs become as good as {report['effective_pairs']:.0f} ({share:.0%})"
     if told["value"] is not None:
-        cost += f"; the surface tells {told['value']:.0%} of the labels" + ("" if tells else ", which is not shown to "
-                "be more than chance: left out of auto")  # fmt: skip
+        cost += f"; the surface tells {told['value']:.0%} of the labels"
+    if not tells:
+        cost += f", which is not shown to be more than {TELLS:.0%}: left out of auto"
     return {
         "cost": cost,
         "figures": {"effective_share": share, "surface_accuracy": told},

@@ -64,7 +64,7 @@ def mitigation_page(result: Mapping[str, Any]) -> str:
 def verdict(result: Mapping[str, Any]) -> str:
     """What came of it, in one sentence or two."""
     faults = result["faults"]
-    said = f"{faults['before']} faults before, {faults['after']} after."
+    said = f"{counted(faults['before'], 'fault')} before, {faults['after']} after."
     if faults["mended"]:
         said += f" Mended: {', '.join(faults['mended'])}."
     if faults["new"]:
