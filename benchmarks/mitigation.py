@@ -30,8 +30,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -94,13 +94,15 @@ class Pool:
         self.threads = max(1, (os.cpu_count() or 1) // at_once)
         self.at_once = at_once
 
-    def run(self, jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
-        """{job: its result, or {"error": why}}."""
+    def run(self, jobs: Sequence[Job], told: Callable[[dict[str, dict[str, Any]]], None]) -> dict[str, dict[str, Any]]:
+        """{job: its result, or {"error": why}}. `told` hears of all results, so far, whenever a job has ended."""
         done: dict[str, Future[dict[str, Any]]] = {}
         with ThreadPoolExecutor(self.at_once) as threads:
             for job in jobs:  # in order: what a job needs was handed in before it, so no thread waits for ever
                 needed = [done[name] for name in job.needs]
                 done[job.name] = threads.submit(self._after, job, needed)
+            for _ in as_completed(done.values()):
+                told({n: f.result() if f.done() else {"error": "not finished"} for n, f in done.items()})
         return {name: future.result() for name, future in done.items()}
 
     def _after(self, job: Job, needed: Sequence[Future[dict[str, Any]]]) -> dict[str, Any]:
@@ -251,12 +253,16 @@ def planted_groups(groups: Sequence[Any], bias: str, seed: int = 101) -> list[An
 # -- plans ----------------------------------------------------------------------------------------------------
 
 
-def training(options: argparse.Namespace, data: Path, output: Path, seed: int) -> list[str]:
+AT_ONCE = 4096  # tokens: several models share one GPU's memory
+
+
+def training(options: argparse.Namespace, data: Path, output: Path, seed: int, epochs: str) -> list[str]:
     layers = [] if options.train_layers == "all" else ["--train-layers", options.train_layers]
     return rewardsmith(
         "train", "--data", str(data), "--model", options.model, "--output", str(output), "--seed", str(seed),
-        "--epochs", options.epochs, "--learning-rate", options.learning_rate, "--batch-size", "8",
-        "--max-length", "1024", "--max-response-length", "256", "--resume", "--device", options.device, *layers,
+        "--epochs", epochs, "--learning-rate", options.learning_rate, "--batch-size", "8",
+        "--max-length", "1024", "--max-response-length", "256", "--resume", "--device", options.device,
+        "--tokens-per-batch", str(AT_ONCE), *layers,
     )  # fmt: skip
 
 
@@ -267,7 +273,7 @@ def mitigation(
     names = [word for word in take if not word.startswith("train:")]
     return rewardsmith(
         "mitigate", str(rm), "--data", str(data), "--eval-data", str(held_out), "--output", str(output),
-        "--take", *names, *(["--train", *train] if train else []), "--n-seeds", options.n_seeds,
+        "--take", *names, "--train", f"tokens_per_batch={AT_ONCE}", *train, "--n-seeds", options.n_seeds,
         "--contrasts", str(data.parent / "contrasts.jsonl"), "--precision", options.precision,
         "--device", options.device,
     )  # fmt: skip
@@ -278,7 +284,7 @@ def alpaca_jobs(options: argparse.Namespace) -> list[Job]:
     jobs = []
     for seed in range(options.seeds):
         plain = options.work / f"alpaca-plain-{seed}"
-        jobs.append(Job(f"alpaca-plain-{seed}", training(options, data / "train.jsonl", plain, seed)))
+        jobs.append(Job(f"alpaca-plain-{seed}", training(options, data / "train.jsonl", plain, seed, options.epochs)))
     for seed in range(options.seeds):
         plain = options.work / f"alpaca-plain-{seed}"
         for setting, take in options.settings.items():
@@ -297,7 +303,9 @@ def planted_jobs(options: argparse.Namespace) -> list[Job]:
     jobs = []
     for bias in ("clean", *options.biases):
         output = options.work / f"planted-{bias}"
-        jobs.append(Job(f"planted-{bias}", training(options, data / f"{bias}.jsonl", output, 0)))
+        jobs.append(
+            Job(f"planted-{bias}", training(options, data / f"{bias}.jsonl", output, 0, options.planted_epochs))
+        )
     for bias in options.biases:
         words = mitigation(
             options, options.work / f"planted-{bias}", data / f"{bias}.jsonl", data / "heldout.jsonl", ["auto"],
@@ -474,7 +482,7 @@ def show_probes(probes: dict[str, dict[str, Any]]) -> None:
 
 
 def show_planted(rows: Sequence[dict[str, Any]], clean: dict[str, Any]) -> None:
-    if "error" not in clean:
+    if clean.get("accuracy"):
         print(f"\nnothing planted: held-out accuracy {of(clean['accuracy'], '.3f')}")
     for row in rows:
         print(f"\nplanted: {row['bias']}")
@@ -501,6 +509,7 @@ def main() -> None:
         this.add_argument("--train-layers", default="all", help="top layers that are trained")
         this.add_argument("--learning-rate", default="4e-5")
         this.add_argument("--epochs", default="2")
+        this.add_argument("--planted-epochs", default="1")
         this.add_argument("--n-seeds", default="32", help="of each kind, in audits")
         this.add_argument("--precision", default="bfloat16", choices=["float32", "bfloat16"], help="of scoring")
         this.add_argument("--device", default="auto", choices=["auto", "cpu"])
@@ -533,23 +542,27 @@ def main() -> None:
     options.settings = {name: SETTINGS[name] for name in options.only} | more
     options.work.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    jobs = [*(alpaca_jobs(options) if options.part != "planted" else []),
-            *(planted_jobs(options) if options.part != "alpaca" else [])]  # fmt: skip
+    jobs = [*(planted_jobs(options) if options.part != "alpaca" else []),
+            *(alpaca_jobs(options) if options.part != "planted" else [])]  # fmt: skip
     jobs.sort(key=lambda job: (bool(job.needs), job.name.endswith("-test")))  # what others wait for first
-    results = Pool(options.work, options.jobs).run(jobs)
-    found: dict[str, Any] = {
-        "setting": {k: str(v) for k, v in vars(options).items() if k not in ("data", "work", "json")},
-        "seconds": round(time.monotonic() - started),
-    }
-    if options.part != "planted":
-        found["alpaca"] = alpaca_table(options, results)
-        show_alpaca(found["alpaca"])
-    if options.part != "alpaca":
-        found["planted"] = planted_table(options, results)
-        show_planted(found["planted"], results["planted-clean-test"])
-        found["clean"] = {key: results["planted-clean-test"].get(key) for key in (*KEYS, "error")}
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+
+    def tables(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "setting": {k: str(v) for k, v in vars(options).items() if k not in ("data", "work", "json")},
+            "seconds": round(time.monotonic() - started),
+        }
+        if options.part != "planted":
+            found["alpaca"] = alpaca_table(options, results)
+        if options.part != "alpaca":
+            found["planted"] = planted_table(options, results)
+            found["clean"] = {key: results["planted-clean-test"].get(key) for key in (*KEYS, "error")}
+        if options.json:
+            options.json.write_text(json.dumps(found, indent=2) + "\n")
+        return found
+
+    found = tables(Pool(options.work, options.jobs).run(jobs, tables))
+    show_alpaca(found.get("alpaca", []))
+    show_planted(found.get("planted", []), found.get("clean", {}))
     print(f"\n{found['seconds']} s", file=sys.stderr)
 
 

@@ -44,7 +44,7 @@ def test_the_loop_gives_before_and_after_and_is_kept(run, tmp_path):
     assert [row["n"] for row in result["candidates"]["rows"]] == [1, 2, 4]
     assert result["gate"]["before"]["passed"]
     assert result["gate"]["after"]["passed"]
-    assert "no slices" not in " ".join(result["warnings"])
+    assert result["warnings"] == []
     assert "before and after" in page.read_text().lower()
     assert (output / "data" / "doubtful.jsonl").exists()
     # A second run computes nothing, and says the same.
@@ -53,8 +53,12 @@ def test_the_loop_gives_before_and_after_and_is_kept(run, tmp_path):
     assert code == 0
     assert json.loads(again) | {"page": str(page)} == result | {"page": str(page)}
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()} == before
+    # What was lost of it is made again, from what is there, to the same numbers.
+    for name in ("result.json", "audit-after.json"):
+        (output / name).unlink()
     code, text, _ = run(*words)
     assert code == 0
+    assert json.loads((output / "result.json").read_text())["evaluation"] == result["evaluation"]
     assert "fell by" in text
     assert "accuracy, lengths within 10%" in text
     # What is asked for otherwise is not taken for what is there.
@@ -128,5 +132,7 @@ def test_ties_alone_and_one_slice_are_said(run, tmp_path, capsys):
     one = tmp_path / "one.jsonl"
     pair = {"prompt": "q", "chosen": "The garden is long.", "rejected": "The tower.", "subset": "code"}
     one.write_text("".join(json.dumps(pair | {"prompt": f"What {i}?"}) + "\n" for i in range(4)))
-    assert main(["mitigate", "rm", "--data", str(one), *more, "--plan"]) == 0
-    assert "one slice (subset=code)" in capsys.readouterr().out
+    assert main(["mitigate", "rm", "--data", str(one), *more, "--plan", "--eval-data", str(one)]) == 0
+    said = capsys.readouterr().out
+    for words in ("one slice (subset=code)", "trained on other files", "4 of 4 held-out groups open like one"):
+        assert words in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, replace
 
@@ -9,7 +10,7 @@ import pytest
 
 from rewardsmith.data.options import ReadOptions
 from rewardsmith.errors import ConfigError
-from rewardsmith.mitigation.training import changes_of, config_of, recorded_read, start_of
+from rewardsmith.mitigation.training import changes_of, config_of, other_data, recorded_read, start_of
 from rewardsmith.training.config import TrainConfig
 from rewardsmith.training.loss_config import LossConfig
 
@@ -69,6 +70,17 @@ def test_words_are_values():
 def test_data_is_read_as_recorded():
     assert recorded_read(META) == OLD.read
     assert recorded_read({}) == ReadOptions()
+
+
+def test_other_files_than_the_model_was_trained_on_are_said(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text("x")
+    known = hashlib.sha256(b"x").hexdigest()
+    meta = {"data": {"train": {"files": [{"path": "old/a.jsonl", "sha256": known}]}}}
+    assert other_data(meta, [str(file)]) == []
+    assert other_data({}, [str(file)]) == []
+    file.write_text("y")
+    assert "other files" in other_data(meta, [str(file)])[0]
 
 
 def test_a_trunk_that_is_not_here_is_said(tmp_path):

@@ -26,7 +26,7 @@ from rewardsmith.data.convert import replacing
 from rewardsmith.data.options import ReadOptions, ReadReport
 from rewardsmith.data.readers import read_groups
 from rewardsmith.data.schema import Group
-from rewardsmith.data.split import side_of
+from rewardsmith.data.split import opening_of, side_of
 from rewardsmith.errors import ConfigError, DataError
 from rewardsmith.evaluation.adjusting import fitted_length
 from rewardsmith.evaluation.evaluate import evaluate_rows
@@ -35,7 +35,7 @@ from rewardsmith.mitigation.audits import Asked, make_audit, read_audit, seed_ef
 from rewardsmith.mitigation.measure import HeldOut, both_scored, candidate_rows, held_out_rows, probe_rows
 from rewardsmith.mitigation.plan import CORRELATION, make_plan
 from rewardsmith.mitigation.remedies import Taken, taken_of
-from rewardsmith.mitigation.training import changes_of, config_of, recorded, recorded_read, start_of
+from rewardsmith.mitigation.training import changes_of, config_of, other_data, recorded, recorded_read, start_of
 from rewardsmith.mitigation.treat import treat, write_doubts, write_groups
 from rewardsmith.model.artifact import read_meta, write_note
 from rewardsmith.overoptimization.candidates import read_pools
@@ -153,8 +153,17 @@ class Loop:
                 groups, rewards = self._scored_before(audit)
                 evaluation, held_out = evaluate_rows(groups, rewards, seed=self.what.seed), (groups, rewards)
             plan = make_plan(audit, self.groups, evaluation, held_out, seed=self.what.seed)
+            plan["warnings"] += [*other_data(self.meta, self.what.data), *self._overlap()]
             self._keep("plan.json", made_from, plan)
         return plan | {"audit": audit}
+
+    def _overlap(self) -> list[str]:
+        """A warning where held-out prompts are trained on."""
+        trained = set(map(opening_of, self.groups))
+        both = sum(opening_of(group) in trained for group in self.held_out)
+        if not both:
+            return []
+        return [f"{both} of {len(self.held_out)} held-out groups open like one of --data: their accuracy flatters"]
 
     def go(self) -> dict[str, Any]:
         """All steps; the result, ready for JSON (see `_result`)."""

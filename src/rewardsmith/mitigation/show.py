@@ -25,7 +25,7 @@ def plan_text(plan: Mapping[str, Any], output: str) -> str:
         lines += ["", "what could be done (* is what --take auto takes)"]
     for row in plan["proposals"]:
         star = "*" if row["auto"] else " "
-        lines.append(f"{star} {row['word']:<24}{row['what']}")
+        lines.append(f"{star} {row['word']:<26}{row['what']}")
         if row["cost"]:
             lines += [f"    {part}" for part in wrap(f"cost: {row['cost']}", WIDTH - 4)]
     lines += [f"warning: {warning}" for warning in plan["warnings"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -41,6 +42,22 @@ def start_of(meta: Mapping[str, Any], model: str | None) -> str:
     if model is None and place.is_absolute() and not place.exists():
         raise ConfigError(f"{start}, which the model was trained from, is not here; name it with --model")
     return start
+
+
+def other_data(meta: Mapping[str, Any], files: Sequence[str]) -> list[str]:
+    """A warning where the files are not, byte for byte, what the artifact says that it was trained on."""
+    side = (meta.get("data") or {}).get("train") or {}
+    known = {row.get("sha256") for row in side.get("files") or ()} - {None}
+    if not known or {sha256(Path(file)) for file in files} == known:
+        return []
+    return ["the model was trained on other files than --data: before and after differ in that too"]
+
+
+def sha256(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def config_of(
