@@ -80,6 +80,7 @@ class Mitigate(ScorerOptions):
     read: ReadOptions = field(default_factory=ReadOptions)
 
     def __post_init__(self) -> None:
+        from rewardsmith.mitigation.remedies import AUTO, taken_of
         from rewardsmith.mitigation.training import changes_of
 
         at_least(
@@ -88,6 +89,7 @@ class Mitigate(ScorerOptions):
             seed=(self.seed, 0),
         )
         changes_of(self.train)
+        taken_of([word for word in self.take if word != AUTO], [])
         if not self.data:
             raise ConfigError("--data: give at least one preference file")
         if not self.take:

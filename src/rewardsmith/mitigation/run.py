@@ -43,6 +43,7 @@ from rewardsmith.score_cache import model_hash
 from rewardsmith.scoring import Scorer, file_mark, score_stream
 from rewardsmith.statistics import Floats
 from rewardsmith.temperature import fit_temperature
+from rewardsmith.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from rewardsmith.progress import Bar
@@ -167,6 +168,8 @@ class Loop:
 
     def go(self) -> dict[str, Any]:
         """All steps; the result, ready for JSON (see `_result`)."""
+        start = start_of(self.meta, self.what.start)  # what is not here is said before hours of work
+        self._config([], start)
         plan = self.plan()
         audit = plan.pop("audit")
         taken = taken_of(self.what.take, plan["proposals"])
@@ -176,14 +179,14 @@ class Loop:
         made_from = {**self._made_from(), "audit": audit["asked"], "taken": [one.word for one in taken],
                      "dev_data": _marks(self.what.dev_data)}  # fmt: skip
         treated = self._treat(taken, made_from, needs_dev=needs_dev)
-        made_from |= {"start": start_of(self.meta, self.what.start), "train": list(self.what.train)}
-        trained = self._train(taken, made_from)
+        made_from |= {"start": start, "train": list(self.what.train)}
+        trained = self._train(self._config(taken, start), made_from)
         if adjusted := any(one.remedy.stage == "after" for one in taken):
             self._adjust(taken)
         after = self._audit_after(audit, adjusted)
         made_from |= {"candidates": _marks(self.what.candidates), "gold": self.what.gold,
                       "gate": None if self.gate is None else self.gate.file}  # fmt: skip
-        result = self._kept("result.json", made_from)
+        result = self._kept("result.json", made_from, again=True)
         if result is None:
             result = self._result(plan, audit, after, taken, treated, trained, adjusted)
             self._keep("result.json", made_from, result)
@@ -251,28 +254,32 @@ class Loop:
     def rm(self) -> str:
         return str(self.folder / "rm")
 
-    def _train(self, taken: Sequence[Taken], made_from: Mapping[str, Any]) -> dict[str, Any]:
-        """Train, or go on training, or take the model that is there; what the run says of itself."""
-        from rewardsmith.training.loop import train
-
-        if self._kept("training.json", made_from) is None:
-            self._keep("training.json", made_from, {"started": True})
+    def _config(self, taken: Sequence[Taken], start: str) -> TrainConfig:
         changes = {key: value for one in taken for key, value in one.remedy.train.items()}
-        config = config_of(
+        return config_of(
             self.meta,
             changes | changes_of(self.what.train),
-            model=str(made_from["start"]),
+            model=start,
             data=str(self.data / "train.jsonl"),
             output=self.rm,
             eval_data=[str(self.data / "eval.jsonl")] if self.watched else [],
             device=self.what.device,
             trust_remote_code=self.what.trust_remote_code,
         )
+
+    def _train(self, config: TrainConfig, made_from: Mapping[str, Any]) -> dict[str, Any]:
+        """Train, or go on training, or take the model that is there; what the run says of itself."""
+        from rewardsmith.training.loop import train
+
+        if self._kept("training.json", made_from) is None:
+            self._keep("training.json", made_from, {"started": True})
         meta = train(config, quiet=self.quiet)
         return {key: meta[key] for key in ("training", "metrics", "base_model")}
 
     def _adjust(self, taken: Sequence[Taken]) -> None:
         """Fit what is done after training, and keep it in the new artifact."""
+        if read_meta(self.rm).get("adjustment"):
+            return
         files = list(self.what.dev_data) or [str(self.data / "dev.jsonl")]
         groups = list(read_groups(files, self.read if self.what.dev_data else None))
         rewards = self.rewards(self.scorer(self.rm), groups, "scoring what adjustments are fitted on")
@@ -393,14 +400,17 @@ class Loop:
 
     # -- files ----------------------------------------------------------------------------------------------------
 
-    def _kept(self, name: str, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What a step has left, or None; ConfigError where it was made from something else."""
+    def _kept(self, name: str, made_from: Mapping[str, Any], *, again: bool = False) -> dict[str, Any] | None:
+        """What a step has left, or None. Where it was made from something else: ConfigError, or None for a step that
+        costs little and is done `again`."""
         file = self.folder / name
         if not file.exists():
             return None
         found = _load(file)
         there = found.get("made_from") or {}
         differs = [key for key in made_from if there.get(key) != json.loads(json.dumps(made_from[key]))]
+        if differs and again:
+            return None
         if differs:
             raise ConfigError(_other(file, f"it was made with other {differs[0].replace('_', ' ')}"))
         self.tell(f"{file}: kept")
