@@ -25,18 +25,26 @@ def run(place, monkeypatch, capsys, tmp_path):  # noqa: F811
     return call
 
 
-def test_the_loop_gives_before_and_after_and_is_kept(run, tmp_path):
-    gate = tmp_path / "gate.toml"
+@pytest.fixture(scope="module")
+def mended(place, tmp_path_factory):  # noqa: F811
+    """(words of a mitigation, its folder and page, after it was run once)."""
+    folder = tmp_path_factory.mktemp("loop")
+    gate = folder / "gate.toml"
     gate.write_text("[probes.padding]\nmax_effect_sd = 100\n[evaluation]\nmin_accuracy = 0.01\n")
-    output, page = tmp_path / "mended", tmp_path / "page.html"
-    words = [*ASKED, "--output", str(output), "--take", "padding=0.5:rejected", "balance", "review", "--eval-data",
-             "dev.jsonl", "--candidates", "candidates.jsonl", "--gold", "gold", "--gate", str(gate)]  # fmt: skip
-    code, out, err = run(*words, "--page", str(page), "--json")
-    assert code == 0, err
-    result = json.loads(out)
+    files = [str(place / name) for name in ("rm", "train.jsonl", "dev.jsonl", "candidates.jsonl")]
+    words = ["mitigate", files[0], "--data", files[1], *ASKED, "--output", str(folder / "mended"), "--take",
+             "padding=0.5:rejected", "balance", "review", "--eval-data", files[2], "--candidates", files[3],
+             "--gold", "gold", "--gate", str(gate)]  # fmt: skip
+    assert main([*words, "--page", str(folder / "page.html")]) == 0
+    return words, folder
+
+
+def test_the_loop_gives_before_and_after(mended):
+    _, folder = mended
+    result = json.loads((folder / "mended" / "result.json").read_text())
     assert result["taken"] == ["padding=0.5:rejected", "balance", "review"]
     assert result["data"]["made"] == 20
-    assert [row["name"] for row in result["probes"]] == ["padding", "list", "emoji"]
+    assert {row["name"] for row in result["probes"]} == {"padding", "list", "emoji"}
     assert result["evaluation"]["before"]["n_pairs"] == result["evaluation"]["after"]["n_pairs"] == 24
     gap = result["evaluation"]["difference"]["accuracy"]["value"]
     sides = [result["evaluation"][side]["accuracy"]["value"] for side in ("before", "after")]
@@ -45,31 +53,47 @@ def test_the_loop_gives_before_and_after_and_is_kept(run, tmp_path):
     assert result["gate"]["before"]["passed"]
     assert result["gate"]["after"]["passed"]
     assert result["warnings"] == []
-    assert "before and after" in page.read_text().lower()
-    assert (output / "data" / "doubtful.jsonl").exists()
-    # A second run computes nothing, and says the same.
-    before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
-    code, again, _ = run(*words, "--json")
-    assert code == 0
-    assert json.loads(again) | {"page": str(page)} == result | {"page": str(page)}
-    assert {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()} == before
-    # What was lost of it is made again, from what is there, to the same numbers.
+    for row, side in ((row, side) for row in result["probes"] for side in ("before", "after")):
+        audit = json.loads((folder / "mended" / f"audit-{side}.json").read_text())
+        assert row[side]["value"] == next(p["effect_sd"] for p in audit["probes"] if p["name"] == row["name"])
+    for row in result["probes"]:  # paired by seed, from the same rewards as the audits
+        assert row["change"]["value"] == pytest.approx(row["after"]["value"] - row["before"]["value"])
+    assert "before and after" in (folder / "page.html").read_text(encoding="utf-8").lower()
+    assert (folder / "mended" / "data" / "doubtful.jsonl").exists()
+
+
+def test_what_is_there_is_not_made_again(mended, capsys):
+    words, folder = mended
+    files = [path for path in (folder / "mended").rglob("*") if path.is_file()]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    first = json.loads((folder / "mended" / "result.json").read_text())
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "fell by" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+    # What was lost is made again from the rest, to the same numbers.
     for name in ("result.json", "audit-after.json"):
-        (output / name).unlink()
-    code, text, _ = run(*words)
-    assert code == 0
-    assert json.loads((output / "result.json").read_text())["evaluation"] == result["evaluation"]
-    assert "fell by" in text
-    assert "accuracy, lengths within 10%" in text
-    # What is asked for otherwise is not taken for what is there.
-    code, _, err = run(*[word if word != "balance" else "praise" for word in words])
-    assert code == 2
-    assert "other taken" in err
-    # The audits are audits: they can be given to a page, and to another mitigation.
-    code, text, err = run("--audit", str(output / "audit-before.json"), "--plan", "--output", str(tmp_path / "b"),
-                          "--device", "cpu", "--quiet")  # fmt: skip
+        (folder / "mended" / name).unlink()
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["evaluation"] == first["evaluation"]
+
+
+def test_what_is_asked_for_otherwise_is_not_taken_for_what_is_there(mended, capsys):
+    words, _ = mended
+    capsys.readouterr()
+    assert main([word if word != "balance" else "praise" for word in words]) == 2
+    assert "other taken" in capsys.readouterr().err
+    # Without a gate only the result is another one.
+    assert main(words[: words.index("--gate")]) == 0
+    assert main(words) == 0
+
+
+def test_the_audits_are_audits(mended, run, tmp_path):
+    _, folder = mended
+    words = ["--device", "cpu", "--quiet", "--plan", "--output", str(tmp_path / "b")]
+    code, _, err = run("--audit", str(folder / "mended" / "audit-before.json"), *words)
     assert code == 0, err
-    code, _, err = run("--audit", str(output / "audit-after.json"), "--plan", "--output", str(tmp_path / "c"))
+    code, _, err = run("--audit", str(folder / "mended" / "audit-after.json"), *words)
     assert code == 2
     assert "of another model" in err
 

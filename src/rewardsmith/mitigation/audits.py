@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,20 +95,18 @@ def read_audit(path: str | Path, model: str) -> dict[str, Any]:
     return found
 
 
-def seed_effects(scorer: Scorer, asked: Asked, names: Sequence[str]) -> dict[str, dict[int, float]]:
-    """{probe: {seed number: effect in within-prompt SD}} of the named probes, for paired differences.
+def seed_effects(scorer: Scorer, asked: Asked) -> dict[str, dict[int, float]]:
+    """{probe: {seed number: effect in within-prompt SD}}, for paired differences.
 
-    The scorer keeps its rewards: after an audit, nothing is computed a second time.
+    Scorers keep their rewards on the disk unless told not to: after an audit, nothing is computed a second time.
     """
     probes, given = asked.read_probes()
     seeds = asked.read_seeds()
-    contrasts: dict[str, Contrasts] = build_contrasts([p for p in probes if p.name in names], seeds, asked.salt)[0]
-    contrasts |= {one.name: dict(one.contrasts) for one in given if one.name in names}
+    contrasts: dict[str, Contrasts] = build_contrasts(probes, seeds, asked.salt)[0]
+    contrasts |= {one.name: dict(one.contrasts) for one in given}
     rewards = reward_cells(scorer, all_cells(contrasts.values(), seeds))
     sd = within_prompt_sd([[rewards.of.get(cell, np.nan) for cell in honest_answers(seed)] for seed in seeds])
     if not sd > 0:
         raise DataError("the rewards of a prompt's answers do not differ at all: there is nothing to compare")
     found = {name: effects(table, rewards.of) for name, table in contrasts.items()}
-    return {
-        name: dict(zip(e.seed_S.tolist(), (e.effect_S / sd).tolist(), strict=True)) for name, e in found.items()
-    }  # fmt: skip
+    return {name: dict(zip(e.seed_S.tolist(), (e.effect_S / sd).tolist(), strict=True)) for name, e in found.items()}

@@ -38,7 +38,7 @@ def probe_rows(
     effects_after: Mapping[str, Mapping[int, float]],
 ) -> list[dict[str, Any]]:
     """One row for each probe that both audits asked, the worst of before first: name, family, wanted, worst, before and
-    after (each value, low, high, fault, verdict, overtake_rate), change and fell_by (paired by seed, for the worst).
+    after (each value, low, high, fault, verdict, overtake_rate), change and fell_by (paired by seed).
     """
     of_after = {row["name"]: row for row in after["probes"]}
     rows = [

@@ -324,7 +324,7 @@ class Loop:
         worst = [row["name"] for row in plan["worst"] if row["name"] != CORRELATION]
         new = [row["name"] for row in after["probes"] if row["fault"] and row["name"] not in worst]
         asked = Asked.from_json(before["asked"])
-        effects = [seed_effects(scorers[side], asked, [*worst, *new]) for side in ("before", "after")]
+        effects = [seed_effects(scorers[side], asked) for side in ("before", "after")]
         evaluation = self._evaluation(scorers)
         gate = None
         if self.gate is not None:
