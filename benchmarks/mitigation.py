@@ -113,6 +113,7 @@ class Pool:
             return dict(json.loads(file.read_text()))
         started = time.monotonic()
         env = os.environ | {"OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false"}
+        env.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # each process would start one per core
         with (self.folder / f"{job.name}.log").open("w") as log:
             done = subprocess.run(job.words, stdout=subprocess.PIPE, stderr=log, text=True, env=env, check=False)
         seconds = time.monotonic() - started
