@@ -52,7 +52,7 @@ def test_the_loop_gives_before_and_after(mended):
     assert [row["n"] for row in result["candidates"]["rows"]] == [1, 2, 4]
     assert result["gate"]["before"]["passed"]
     assert result["gate"]["after"]["passed"]
-    assert result["warnings"] == []
+    assert result["plan"]["warnings"] == []
     for row, side in ((row, side) for row in result["probes"] for side in ("before", "after")):
         audit = json.loads((folder / "mended" / f"audit-{side}.json").read_text())
         assert row[side]["value"] == next(p["effect_sd"] for p in audit["probes"] if p["name"] == row["name"])

@@ -99,10 +99,12 @@ class HeldOut:
 
 def held_out_rows(held_out: HeldOut, *, seed: int = 0) -> dict[str, Any]:
     """before, after: the whole `evaluate_rows`. difference: accuracy (with p_value), length_matched_accuracy,
-    length_correlation, each paired by prompt. worse_slices: those whose accuracy is shown to fall, after correction.
+    length_correlation, each paired by prompt. worse_slices: those, of part of the pairs, whose accuracy is shown to
+    fall, after correction for their number.
     """
     before, after = held_out.rows(held_out.before), held_out.rows(held_out.after)
     compared = compare_rows(after, before, pair_slices(held_out.groups, after), seed=seed)
+    whole = int((after.probability_P != TIE).sum())
     rho_C = correlations(held_out.groups, held_out.after) - correlations(held_out.groups, held_out.before)
     rho_C = rho_C[np.isfinite(rho_C)]
     return {
@@ -117,7 +119,10 @@ def held_out_rows(held_out: HeldOut, *, seed: int = 0) -> dict[str, Any]:
         "worse_slices": [
             row
             for row in compared["slices"]
-            if row["p_adjusted"] is not None and row["p_adjusted"] < LEVEL and row["difference"] < 0
+            if row["p_adjusted"] is not None
+            and row["p_adjusted"] < LEVEL
+            and row["difference"] < 0
+            and row["n"] < whole
         ],
     }
 

@@ -60,7 +60,7 @@ def probe_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Probes that were faults before or are now, and relatives of theirs in the audit."""
     families = {row["family"] for row in rows if row["worst"]}
     shown = [row for row in rows if row["worst"] or row["after"]["fault"]]
-    others = [row for row in rows if row not in shown and row["family"] in families][:MOST]
+    others = [row for row in rows if row not in shown and (row["family"] in families or not families)][:MOST]
     head = f"{'effect, SD':<26}{'before':<24}{'after':<24}{'change':<24}fell by"
     return [head, *map(probe_line, [*shown, *others])]
 
