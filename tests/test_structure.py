@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("weight_averaging",),
     ("training",),
     ("evaluation", "audit", "overoptimization"),
-    ("refresh", "report", "serving"),
+    ("mitigation", "refresh", "report", "serving"),
     ("quickstart",),
     ("cli",),
 )

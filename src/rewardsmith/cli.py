@@ -39,6 +39,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "compare": ("rewardsmith.verbs_compare", "Compare", "two reward models on the same pairs"),
     "selftest": ("rewardsmith.verbs_compare", "SelfTest", "does a reward depend on what it must not depend on?"),
     "audit": ("rewardsmith.verbs_audit", "Audit", "which edits raise the reward without raising quality"),
+    "mitigate": (
+        "rewardsmith.verbs_mitigate",
+        "Mitigate",
+        "mend what an audit found: propose, retrain, audit again",
+    ),
     "optimize": (
         "rewardsmith.verbs_optimize",
         "Optimize",

@@ -89,9 +89,10 @@ class Audit(EnsembleScorerOptions):
         from rewardsmith.audit.contrasts import real_contrasts
         from rewardsmith.audit.gate import check_gate, read_evaluation, read_gate
         from rewardsmith.audit.planted import validate
-        from rewardsmith.audit.run import audit
+        from rewardsmith.audit.run import audit, builtin_probes
         from rewardsmith.audit.seeds import load_seeds, sample
         from rewardsmith.report.page import write_text
+        from rewardsmith.score_cache import model_hash
 
         probes, given, dropped, names = self._probes()
         gate = None if self.gate is None else read_gate(self.gate, names)
@@ -122,7 +123,16 @@ class Audit(EnsembleScorerOptions):
             result["problems"].append(f"{len(dropped)} rows could not be used; the first: {dropped_lines(dropped)[0]}")
         result |= {
             "model": self.model,
+            "weights": model_hash(Path(self.model)),
             "seeds": self.seeds or "bundled",
+            "asked": {  # as `mitigate` asks it again
+                "seeds": self.seeds,
+                "n_seeds": None if self.n_seeds == "all" else self.n_seeds,
+                "salt": self.seed,
+                "probes": [probe.name for probe in probes if probe.name in builtin_probes()],
+                "contrasts": list(self.contrasts),
+                "adjusted": self.adjusted,
+            },
             "dropped": dropped,
             "compute": computed(scorer),
             "gate": {} if gate is None else check_gate(gate, result, evaluation),

@@ -124,6 +124,6 @@ def next_lines(faults: Sequence[Mapping[str, Any]]) -> list[str]:
         return ["next: keep it so with --gate, and try probes of your own (--contrasts, --probes-file)"]
     names = ", ".join(dict.fromkeys(row["family"] for row in faults[:3]))
     return [
-        f"next: read the examples (--output audit.json); add pairs in which the edited side loses: {names};",
-        "      hold what you reach with --gate",
+        f"next: read the examples (--output audit.json); mend {names}:",
+        "      rewardsmith mitigate RM --data TRAIN_FILE --output DIR --plan; hold what you reach with --gate",
     ]

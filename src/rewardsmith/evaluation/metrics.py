@@ -149,14 +149,14 @@ def rank_correlation_within_prompt(
     _, prompt_R = np.unique(np.asarray(prompt_R), return_inverse=True)
     if len(rewards_R) == 0:
         return RankCorrelation(Interval(None), 0, None)
-    rho_C = _spearman_by_group(rewards_R, lengths_R, prompt_R)
+    rho_C = spearman_by_group(rewards_R, lengths_R, prompt_R)
     rho_C = rho_C[~np.isnan(rho_C)]
     within = clustered_mean(rho_C, np.arange(len(rho_C)), draws=draws, seed=seed)
-    pooled = _spearman_by_group(rewards_R, lengths_R, np.zeros_like(prompt_R))[0]
+    pooled = spearman_by_group(rewards_R, lengths_R, np.zeros_like(prompt_R))[0]
     return RankCorrelation(within, len(rho_C), number_or_none(pooled))
 
 
-def _spearman_by_group(x_R: Floats, y_R: Floats, group_R: Ints) -> Floats:
+def spearman_by_group(x_R: Floats, y_R: Floats, group_R: Ints) -> Floats:
     """Pearson's r of the ranks within each group 0 .. G-1; NaN where a column is constant."""
     x_R, y_R = _centred_ranks(x_R, group_R), _centred_ranks(y_R, group_R)
     xy_G, xx_G, yy_G = (np.bincount(group_R, weights=w) for w in (x_R * y_R, x_R * x_R, y_R * y_R))

@@ -1,0 +1,162 @@
+"""`rewardsmith mitigate` on a tiny model: the whole loop, what is kept of it, and mistakes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rewardsmith.cli import main
+from tests.mitigation.conftest import place  # noqa: F401  (a fixture)
+
+ASKED = ["--n-seeds", "3", "--probe", "padding", "list", "emoji", "--device", "cpu", "--quiet"]
+
+
+@pytest.fixture
+def run(place, monkeypatch, capsys, tmp_path):  # noqa: F811
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def call(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(["mitigate", "rm", "--data", "train.jsonl", *words])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def mended(place, tmp_path_factory):  # noqa: F811
+    """(words of a mitigation, its folder and page, after it was run once)."""
+    folder = tmp_path_factory.mktemp("loop")
+    gate = folder / "gate.toml"
+    gate.write_text("[probes.padding]\nmax_effect_sd = 100\n[evaluation]\nmin_accuracy = 0.01\n")
+    files = [str(place / name) for name in ("rm", "train.jsonl", "dev.jsonl", "candidates.jsonl")]
+    words = ["mitigate", files[0], "--data", files[1], *ASKED, "--output", str(folder / "mended"), "--take",
+             "padding=0.5:rejected", "balance", "review", "--eval-data", files[2], "--candidates", files[3],
+             "--gold", "gold", "--gate", str(gate)]  # fmt: skip
+    assert main([*words, "--page", str(folder / "page.html")]) == 0
+    return words, folder
+
+
+def test_the_loop_gives_before_and_after(mended):
+    _, folder = mended
+    result = json.loads((folder / "mended" / "result.json").read_text())
+    assert result["taken"] == ["padding=0.5:rejected", "balance", "review"]
+    assert result["data"]["made"] == 20
+    assert {row["name"] for row in result["probes"]} == {"padding", "list", "emoji"}
+    assert result["evaluation"]["before"]["n_pairs"] == result["evaluation"]["after"]["n_pairs"] == 24
+    gap = result["evaluation"]["difference"]["accuracy"]["value"]
+    sides = [result["evaluation"][side]["accuracy"]["value"] for side in ("before", "after")]
+    assert gap == pytest.approx(sides[1] - sides[0])
+    assert [row["n"] for row in result["candidates"]["rows"]] == [1, 2, 4]
+    assert result["gate"]["before"]["passed"]
+    assert result["gate"]["after"]["passed"]
+    assert result["plan"]["warnings"] == []
+    for row, side in ((row, side) for row in result["probes"] for side in ("before", "after")):
+        audit = json.loads((folder / "mended" / f"audit-{side}.json").read_text())
+        assert row[side]["value"] == next(p["effect_sd"] for p in audit["probes"] if p["name"] == row["name"])
+    for row in result["probes"]:  # paired by seed, from the same rewards as the audits
+        assert row["change"]["value"] == pytest.approx(row["after"]["value"] - row["before"]["value"])
+    assert "before and after" in (folder / "page.html").read_text(encoding="utf-8").lower()
+    assert (folder / "mended" / "data" / "doubtful.jsonl").exists()
+
+
+def test_what_is_there_is_not_made_again(mended, capsys):
+    words, folder = mended
+    files = [path for path in (folder / "mended").rglob("*") if path.is_file()]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    first = json.loads((folder / "mended" / "result.json").read_text())
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "fell by" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+    # What was lost is made again from the rest, to the same numbers.
+    for name in ("result.json", "audit-after.json"):
+        (folder / "mended" / name).unlink()
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["evaluation"] == first["evaluation"]
+
+
+def test_what_is_asked_for_otherwise_is_not_taken_for_what_is_there(mended, capsys):
+    words, _ = mended
+    capsys.readouterr()
+    assert main([word if word != "balance" else "praise" for word in words]) == 2
+    assert "other taken" in capsys.readouterr().err
+    # Without a gate only the result is another one.
+    assert main(words[: words.index("--gate")]) == 0
+    assert main(words) == 0
+
+
+def test_the_audits_are_audits(mended, run, tmp_path):
+    _, folder = mended
+    words = ["--device", "cpu", "--quiet", "--plan", "--output", str(tmp_path / "b")]
+    code, _, err = run("--audit", str(folder / "mended" / "audit-before.json"), *words)
+    assert code == 0, err
+    code, _, err = run("--audit", str(folder / "mended" / "audit-after.json"), *words)
+    assert code == 2
+    assert "of another model" in err
+
+
+def test_adjustments_are_fitted_on_pairs_kept_out(run, tmp_path):
+    words = [*ASKED, "--output", str(tmp_path / "mended"), "--take", "length-calibration", "bound", "--dev-data",
+             "dev.jsonl", "--eval-data", "dev.jsonl", "--train", "epochs=2", "label-smoothing=0.1"]  # fmt: skip
+    code, out, err = run(*words, "--json")
+    assert code == 0, err
+    assert json.loads(out)["adjusted"]
+    meta = json.loads((tmp_path / "mended" / "rm" / "reward_model.json").read_text())
+    assert meta["adjustment"]["bound"]["name"] == "sigmoid"
+    assert meta["adjustment"]["length"]["slope"] != 0
+    assert meta["config"]["epochs"] == 2
+    assert meta["config"]["loss"]["label_smoothing"] == 0.1
+    assert meta["config"]["learning_rate"] == 1e-3  # as the first model
+
+
+def test_a_plan_names_what_has_no_remedy(run, tmp_path):
+    code, out, err = run(*ASKED, "--output", str(tmp_path / "mended"), "--plan", "--json")
+    assert code == 0, err
+    plan = json.loads(out)["plan"]
+    assert {"worst", "without_remedy", "proposals", "warnings"} <= set(plan)
+    assert "no held-out pairs" in plan["warnings"][-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--take", "magic"], "no remedy is named 'magic'"),
+        (["--take", "balance=0.5"], "has no share"),
+        (["--train", "epochs"], "OPTION=VALUE"),
+        (["--take", "praise", "--train", "epoch=3"], "no option of train"),
+        (["--candidates", "candidates.jsonl"], "go together"),
+        (["--audit", "none.json"], "No such file"),
+        (["--audit", "train.jsonl"], "no JSON"),
+        (["--model", "nowhere", "--take", "praise"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line(run, tmp_path, words, says):
+    asked = ["--device", "cpu", "--quiet"] if "--audit" in words else ASKED
+    code, out, err = run(*asked, "--output", str(tmp_path / "mended"), *words)
+    assert (code, out) == (2, "")
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_ties_alone_and_one_slice_are_said(run, tmp_path, capsys):
+    ties = tmp_path / "ties.jsonl"
+    row = {
+        "prompt": "q",
+        "responses": ["a b", "c d"],
+        "preferences": [{"chosen": 0, "rejected": 1, "probability": 0.5}],
+    }
+    ties.write_text("".join(json.dumps(row | {"prompt": f"q{i}"}) + "\n" for i in range(4)))
+    more = ["--output", str(tmp_path / "mended"), *ASKED]
+    capsys.readouterr()
+    assert main(["mitigate", "rm", "--data", str(ties), *more]) == 2
+    assert "all 4 pairs are ties" in capsys.readouterr().err
+    one = tmp_path / "one.jsonl"
+    pair = {"prompt": "q", "chosen": "The garden is long.", "rejected": "The tower.", "subset": "code"}
+    one.write_text("".join(json.dumps(pair | {"prompt": f"What {i}?"}) + "\n" for i in range(4)))
+    assert main(["mitigate", "rm", "--data", str(one), *more, "--plan", "--eval-data", str(one)]) == 0
+    said = capsys.readouterr().out
+    for words in ("one slice (subset=code)", "trained on other files", "4 of 4 held-out groups open like one"):
+        assert words in said
