@@ -2,9 +2,9 @@
 
     python benchmarks/serve_schema.py RM [--cases 5000] [--schemathesis PATH]
 
-A model of any size will do: what is tested is the server. Cases are spread evenly over the operations; the key is an
-admin's, so that /admin/reload is asked too and not only refused. Exits with schemathesis' exit code, or 1 where fewer
-cases than asked for were generated or the server did not answer a sound request afterwards.
+A model of any size will do: what is tested is the server. Cases are spread evenly over the operations that
+take a body; the key is an admin's, so that /admin/reload is asked too and not only refused. Exits with schemathesis'
+exit code, or 1 where fewer cases than asked for were generated or the server did not answer a sound request afterwards.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ def main() -> None:
     server = Server(options.model, "--api-key", KEY)
     status, description = server.ask("GET", "/openapi.json")
     assert status == 200
-    operations = sum(len(methods) for methods in json.loads(description)["paths"].values())
+    operations = [operation for methods in json.loads(description)["paths"].values() for operation in methods.values()]
+    examples = options.cases // sum("requestBody" in operation for operation in operations) + 1
     command = [options.schemathesis, "run", f"{server.url}/openapi.json", "--checks", CHECKS, "--continue-on-failure"]
     command += ["--header", f"X-API-Key: {KEY}", "--seed", str(options.seed), "--workers", "2", "--no-color"]
-    command += ["--phases", "examples,coverage,fuzzing", "--max-examples", str(options.cases // operations + 1)]
+    command += ["--phases", "examples,coverage,fuzzing", "--max-examples", str(examples)]
     with tempfile.TemporaryDirectory() as folder:  # where it leaves what it remembers
         done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(done.stdout)

@@ -31,7 +31,7 @@ from rewardsmith.scoring import CHUNK, Scorer, check_score_output, publish, rows
 MANIFEST = "manifest.jsonl"
 CORES_A_MODEL = 4  # of a cluster without GPUs: more of them score a batch hardly sooner
 # For a cluster that is started for one run: nothing is sent anywhere, and its workers are as urgent as this process.
-LOCAL = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+LOCAL = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 COUNTED = ("tokens", "row_tokens", "prompts_cut", "responses_cut")
 
 
