@@ -275,7 +275,7 @@ def test_a_run_that_is_killed_goes_on_and_gives_the_rewards_of_the_local_engine(
     # The rows of a chunk are the same to the bit where the number of threads is; here they are near.
     first = subprocess.Popen([sys.executable, "-m", "rewardsmith.cli", "score", *bulk, "--quiet"])
     folder = parts_folder(tmp_path / "bulk.jsonl")
-    until = time.monotonic() + 240
+    until = time.monotonic() + 600
     while len(list(folder.glob("0*.jsonl"))) < 2:
         assert time.monotonic() < until
         assert first.poll() is None
