@@ -133,7 +133,7 @@ def breaks(handler: BaseHTTPRequestHandler) -> None:
 
 
 def answers(handler: Any) -> None:
-    row = {"reward": 1.0, "calibrated": None, "std": 0.5, "truncated": "", "n_tokens": 3}
+    row = {"reward": 1.0, "calibrated": None, "adjusted": None, "std": 0.5, "truncated": "", "n_tokens": 3}
     asked = json.loads(handler.body)["groups"]
     rows = [{"error": None, "rewards": [row for _ in group["responses"]]} for group in asked]
     says(200, {"groups": rows})(handler)
@@ -205,7 +205,7 @@ def test_what_needs_weights_says_so() -> None:
         open_scorer("http://127.0.0.1:8000", max_response_length=5)
     with pytest.raises(ConfigError, match="--aggregate"):
         open_scorer("http://127.0.0.1:8000", aggregate="min")
-    with pytest.raises(ConfigError, match="plain rewards"):
+    with pytest.raises(ConfigError, match="serve --adjusted"):
         ScorerOptions(adjusted=True).open("http://127.0.0.1:8000")
 
 

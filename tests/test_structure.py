@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("model",),
     ("scoring",),
     ("scorers", "remote", "adjustment"),
-    ("score_cache",),
+    ("score_cache", "bulk"),
     ("ensemble",),
     ("weight_averaging",),
     ("training",),

@@ -202,6 +202,7 @@ def scores_of(group: dict[str, Any]) -> Scores:
         tuple(row["n_tokens"] for row in rows),
         error=group["error"] or "",
         calibrated=column("calibrated"),
+        adjusted=column("adjusted"),
     )
 
 

@@ -124,7 +124,9 @@ def open_scorer(
                 f"{path} cuts answers as its model says: --max-response-length cannot be asked of a server"
             )
         if aggregate != "mean":
-            raise ConfigError(f"{path} gives the mean of its members: --aggregate cannot be asked of a server")
+            raise ConfigError(
+                f"{path} gives what it was started with (serve --aggregate): --aggregate cannot be asked of it"
+            )
         return RemoteScorer(path)
 
     def load() -> ModelScorer | JointScorer:

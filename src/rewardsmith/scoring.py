@@ -207,7 +207,7 @@ def score_file(
                     progress()
     except KeyboardInterrupt:
         raise Interrupted(f"{counts['groups']} groups are in {partial}; go on with --resume") from None
-    counts["rows"] = _publish(partial, output)
+    counts["rows"] = publish(partial, output)
     mark.unlink(missing_ok=True)
     return counts
 
@@ -269,7 +269,7 @@ def _keep_whole_chunks(partial: Path, chunk: int) -> int:
     return kept
 
 
-def _publish(partial: Path, output: Path) -> int:
+def publish(partial: Path, output: Path) -> int:
     """Turn the partial file into the output under its name; returns the number of rows."""
     if output.name.endswith(".jsonl"):
         with partial.open("rb") as source:

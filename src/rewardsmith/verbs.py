@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from rewardsmith.aggregation import check_aggregate
+from rewardsmith.bulk import RayOptions, forget_parts, score_bulk
 from rewardsmith.data.options import ReadOptions, ReadReport
 from rewardsmith.data.readers import read_groups
 from rewardsmith.data.schema import Group
@@ -76,38 +79,36 @@ class Score(AggregateOptions):
     """Seed of what is dropped."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless asked."""
+    engine: Literal["local", "ray"] = "local"
+    """ray: workers of a Ray cluster score chunks side by side (pip install 'rewardsmith[ray]')."""
+    ray: RayOptions = field(default_factory=RayOptions)
     read: ReadOptions = field(default_factory=ReadOptions)
 
     def __post_init__(self) -> None:
         at_least(tokens_per_batch=(self.tokens_per_batch, 16), mc_dropout=(self.mc_dropout, 0), seed=(self.seed, 0))
+        if self.engine == "local" and self.ray != RayOptions():
+            raise ConfigError("--ray-workers and --ray-address are for --engine ray: add it, or leave them out")
 
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.adjustment import AdjustedScorer, of_artifact
         from rewardsmith.model.artifact import read_meta
         from rewardsmith.remote import RemoteScorer, is_address
-        from rewardsmith.scorers import JointScorer, ModelScorer, load_scorer
+        from rewardsmith.scorers import JointScorer, ModelScorer
         from rewardsmith.scoring import check_score_output, score_file
 
-        check_score_output(self.output, overwrite=self.overwrite, resume=self.resume)
+        output = check_score_output(self.output, overwrite=self.overwrite, resume=self.resume)
         report = ReadReport()
         groups = read_groups(self.files, self.read, report=report)
+        if self.engine == "ray":
+            return self._run_bulk(groups, report, common)
+        forget_parts(output, overwrite=self.overwrite)
         scorer: ModelScorer | JointScorer | RemoteScorer
         if is_address(self.model):
             if self.aggregate != "mean" or self.mc_dropout:
                 raise ConfigError(f"{self.model}: --aggregate and --mc-dropout cannot be asked of a server")
             scorer = RemoteScorer(self.model)
         else:
-            scorer = load_scorer(
-                self.model,
-                tokens_per_batch=self.tokens_per_batch,
-                device=self.device,
-                trust_remote_code=self.trust_remote_code,
-                aggregate=self.aggregate,
-                aggregate_strength=self.aggregate_strength,
-                mc_dropout=self.mc_dropout,
-                mc_dropout_rate=self.mc_dropout_rate,
-                seed=self.seed,
-            )
+            scorer = self._loader()()
         adjustment = of_artifact(read_meta(self.model))
         started = time.monotonic()
         with Bar("scoring groups", quiet=common.quiet) as bar:
@@ -120,25 +121,62 @@ class Score(AggregateOptions):
                 identity=self._identity() | {"adjustment": str(adjustment)},
                 progress=bar.advance,
             )
-        seconds = max(time.monotonic() - started, 1e-9)
-        say_warnings(report, common)
         cut = scorer if isinstance(scorer, RemoteScorer) else scorer.report
         speed: dict[str, Any] = {"tokens": None, "tokens_per_second": None, "shared_tokens": None}
         if not isinstance(scorer, RemoteScorer):  # a server counts its tokens itself
-            speed = {
-                "tokens": scorer.n_tokens,
-                "tokens_per_second": round(scorer.n_tokens / seconds, 1),
-                "shared_tokens": round(1 - scorer.n_tokens / max(scorer.n_row_tokens, 1), 4),
-            }
-        return {
-            **counts,
-            "output": self.output,
-            **speed,
-            "prompts_cut": cut.prompts_cut,
-            "responses_cut": cut.responses_cut,
-            "warnings": report.warnings,
-            "dropped": [d._asdict() for d in report.dropped],
-        }
+            speed = speed_of(scorer.n_tokens, scorer.n_row_tokens, time.monotonic() - started)
+        cuts = {"prompts_cut": cut.prompts_cut, "responses_cut": cut.responses_cut}
+        return self._result({**counts, **speed, **cuts}, report, common)
+
+    def _run_bulk(self, groups: Iterator[Group], report: ReadReport, common: Common) -> dict[str, Any]:
+        from rewardsmith.adjustment import of_artifact
+        from rewardsmith.model.artifact import read_meta
+        from rewardsmith.remote import is_address
+        from rewardsmith.scorers import n_members
+
+        if is_address(self.model):
+            raise ConfigError(f"--engine ray: its workers need the weights, not the server {self.model}; name a folder")
+        meta = read_meta(self.model)
+        check_aggregate(self.aggregate, self.aggregate_strength, n_members(meta))  # before workers are started
+        adjustment = of_artifact(meta)
+        started = time.monotonic()
+        with Bar("scoring groups", quiet=common.quiet) as bar:
+            counts = score_bulk(
+                self._loader(),
+                groups,
+                self.output,
+                adjustment=adjustment,
+                options=self.ray,
+                resume=self.resume,
+                overwrite=self.overwrite,
+                identity=self._identity() | {"adjustment": str(adjustment)},
+                progress=bar.advance,
+            )
+        speed = speed_of(counts.pop("tokens"), counts.pop("row_tokens"), time.monotonic() - started)
+        return self._result({**counts, **speed}, report, common)
+
+    def _loader(self) -> Callable[[], Any]:
+        """What makes the scorer, here or in another process."""
+        from rewardsmith.scorers import load_scorer
+
+        folder = Path(self.model)
+        return partial(
+            load_scorer,
+            str(folder.resolve()) if folder.is_dir() else self.model,
+            tokens_per_batch=self.tokens_per_batch,
+            device=self.device,
+            trust_remote_code=self.trust_remote_code,
+            aggregate=self.aggregate,
+            aggregate_strength=self.aggregate_strength,
+            mc_dropout=self.mc_dropout,
+            mc_dropout_rate=self.mc_dropout_rate,
+            seed=self.seed,
+        )
+
+    def _result(self, counted: dict[str, Any], report: ReadReport, common: Common) -> dict[str, Any]:
+        say_warnings(report, common)
+        dropped = [d._asdict() for d in report.dropped]
+        return {**counted, "output": self.output, "warnings": report.warnings, "dropped": dropped}
 
     def _identity(self) -> dict[str, str]:
         """What the rows depend on: an interrupted file goes on only with the same."""
@@ -168,6 +206,15 @@ class Score(AggregateOptions):
             if result[key]:
                 lines.append(f"{result[key]} {text}")
         return "\n".join([*lines, *dropped_lines(result["dropped"])])
+
+
+def speed_of(tokens: int, row_tokens: int, seconds: float) -> dict[str, Any]:
+    """What was computed, how fast, and what share of the rows' tokens was not computed because it was shared."""
+    return {
+        "tokens": tokens,
+        "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
+        "shared_tokens": round(1 - tokens / max(row_tokens, 1), 4),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,7 +78,9 @@ def adjusted_scorer(scorer: Scorer, model: str) -> Scorer:
     from rewardsmith.remote import is_address
 
     if is_address(model):
-        raise ConfigError(f"--adjusted: {model} gives plain rewards; name the model's folder")
+        raise ConfigError(
+            f"--adjusted: {model} gives the rewards it was started with (serve --adjusted); name a folder"
+        )
     adjustment = of_artifact(read_meta(model))
     if adjustment is None:
         raise ConfigError(

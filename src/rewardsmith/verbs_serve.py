@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from rewardsmith.aggregation import check_aggregate
 from rewardsmith.errors import ConfigError
 from rewardsmith.progress import say
 from rewardsmith.serving.settings import Limits
-from rewardsmith.verbs_common import Name, at_least
+from rewardsmith.verbs_common import AggregateOptions, Name, at_least
 
 if TYPE_CHECKING:
     from rewardsmith.cli import Common
@@ -21,7 +22,7 @@ KEY_VARIABLE = "REWARDSMITH_API_KEY"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serve:
+class Serve(AggregateOptions):
     """Serve a reward model over HTTP, in the shapes of vLLM, TEI and OpenRLHF and in our own, with a page to try it.
 
     Example: rewardsmith serve rm --port 8000
@@ -50,6 +51,8 @@ class Serve:
     """auto takes a GPU where there is one."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the matrix products, as of score."""
+    adjusted: bool = False
+    """Serve the adjusted rewards (calibrate --length, --bound) in the place of the plain ones."""
     allow_host: tuple[str, ...] = ()
     """Further names that requests may call this server by, where no keys are used."""
     cors_origin: tuple[str, ...] = ()
@@ -76,6 +79,7 @@ class Serve:
         keys = KeyRing(given, self.key_file)
         check_address(self.host, keys)  # before the model is loaded
         check_tls(self.tls_cert, self.tls_key)
+        check_aggregate(self.aggregate, self.aggregate_strength)
 
         def load() -> Any:
             return load_engine(
@@ -84,6 +88,9 @@ class Serve:
                 tokens_per_batch=self.tokens_per_batch,
                 device=self.device,
                 precision=self.precision,
+                aggregate=self.aggregate,
+                aggregate_strength=self.aggregate_strength,
+                adjusted=self.adjusted,
             )
 
         engine = load()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rewardsmith.serving.keys import KeyRing
-from rewardsmith.serving.playground import EDITS
+from rewardsmith.serving.playground import EDITS, refusals
 from tests.report.test_browser import CONTRAST
 from tests.serving.conftest import Running, running
 
@@ -79,6 +79,13 @@ def test_words_and_edits(browser: Any, server: Running) -> None:
     names = [row.locator("td").first.inner_text().split("\n")[0] for row in rows.all()]
     assert set(names) <= {*EDITS, "refusal"}
     assert {"padding", "praise", "refusal"} <= set(names)
+    body = {"messages": [{"role": "user", "content": view.get_by_label("Prompt").input_value()}], "response": text}
+    asked = server.post("/playground/explain", body).json["edits"]
+    refusal = rows.nth(names.index("refusal")).inner_text().replace("\u2212", "-")
+    (edit,) = (edit for edit in asked if edit["name"] == "refusal")
+    assert f"mean of {len(refusals())}" in refusal
+    for value in (edit["change"], edit["least"], edit["most"]):
+        assert f"{value:+.3f}" in refusal
     assert view.said == []
 
 

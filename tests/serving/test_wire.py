@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from rewardsmith.data.schema import Group, Message
+from rewardsmith.serving.playground import N_REFUSALS, refusals
 from tests.serving.conftest import Reply, Running, start, tiny_scorer
 
 USER = {"role": "user", "content": "hello there"}
@@ -286,3 +287,24 @@ def test_limits_are_said_in_every_dialect(tight: Running) -> None:
     assert [reply.status for reply in replies] == [413] * 4
     assert replies[2].json == {"error": "batch size 3 > maximum allowed batch size 2", "error_type": "Validation"}
     assert tight.post("/v1/reward", {"messages": [USER], "responses": ["a " * 40]}).status == 413
+
+
+# -- the page's own ---------------------------------------------------------------------------------------------
+
+
+def test_edits_of_the_page_against_the_offline_rewards(server: Running) -> None:
+    answer = "a good answer. It is in the other place."
+    reply = server.post("/playground/explain", {"messages": [USER], "response": answer}).json
+    edits = {edit["name"]: edit for edit in reply["edits"]}
+    # All are one group, as on the page: the longest of it says how much of the prompt is left.
+    own, *others = offline("hello there", answer, *refusals())
+    changes = [reward - own for reward in others]
+    refusal = edits.pop("refusal")
+    assert (refusal["n_texts"], len(set(refusals()))) == (N_REFUSALS, N_REFUSALS)
+    assert [refusal["change"], refusal["least"], refusal["most"]] == near(
+        [np.mean(changes), min(changes), max(changes)]
+    )
+    assert refusal["p_better"] == near(np.mean([1 / (1 + np.exp(-change / 2)) for change in changes]))
+    for edit in edits.values():
+        assert (edit["n_texts"], edit["least"], edit["most"]) == (1, None, None)
+        assert edit["change"] == near(offline("hello there", edit["text"], *refusals())[0] - own)

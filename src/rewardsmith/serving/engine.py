@@ -5,6 +5,7 @@ One thread at a time calls `encode` and `texts`: the renderer counts what it cut
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from rewardsmith.adjustment import Adjustment, of_artifact
+from rewardsmith.aggregation import How
 from rewardsmith.data.schema import Group, Message
 from rewardsmith.errors import ConfigError
 from rewardsmith.model.artifact import PROBE, read_meta
@@ -39,10 +42,20 @@ class Rows:
 
 
 class Engine:
-    """A loaded model under the name it is served by. `artifact` is a hash of what decides its rewards."""
+    """A loaded model under the name it is served by. `artifact` is a hash of what decides its rewards.
 
-    def __init__(self, scorer: ModelScorer, name: str, *, artifact: str | None, meta: dict[str, Any]) -> None:
+    With `adjusted`, its rewards are the adjusted ones of the artifact; ConfigError where it has none.
+    """
+
+    def __init__(
+        self, scorer: ModelScorer, name: str, *, artifact: str | None, meta: dict[str, Any], adjusted: bool = False
+    ) -> None:
         self.scorer, self.name, self.artifact, self.meta = scorer, name, artifact, meta
+        self.adjustment, self.adjusted = of_artifact(meta), adjusted
+        if adjusted and self.adjustment is None:
+            raise ConfigError(
+                f"--adjusted: {name} has no adjustment; fit one: rewardsmith calibrate {name} FILE --length"
+            )
         self.loaded = int(time.time())
         renderer = scorer.renderer
         if renderer.config.overlong == "error":  # one long group must not cost the others their answer
@@ -92,11 +105,15 @@ class Engine:
 
         Blanks behind a special token are the template's; those at the end of the answer itself stay.
         """
+        return self.opened(text) + self.closing
+
+    def opened(self, text: str) -> str:
+        """A rendered dialogue, or an answer of one, without the template's end."""
         tokenizer = self.scorer.renderer.tokenizer
         ends = tuple(token for token in (tokenizer.pad_token, tokenizer.eos_token, self.closing.strip()) if token)
         while (bare := text.rstrip()).endswith(ends):
             text = next(bare.removesuffix(end) for end in ends if bare.endswith(end))
-        return text + self.closing
+        return text
 
     def fitted(self, row: np.ndarray, limit: int | None) -> tuple[np.ndarray, str]:
         """A row cut to its last `limit` tokens, never more than the model reads, and whether it was cut."""
@@ -111,16 +128,46 @@ class Engine:
             raise Refusal("invalid", f"token ids must lie in [0, {self.n_vocabulary})")
         return np.asarray(row, dtype=np.int32)
 
-    def scores(self, rows: Rows, values: np.ndarray) -> Scores:
-        """Scores of a group from what `reward_batch` gives for its rows."""
-        return self.scorer.scores_of(values, rows.truncated, rows.n_tokens)
+    def scores(self, rows: Rows, values: np.ndarray, answers: Sequence[str | None] = ()) -> Scores:
+        """Scores of a group from what `reward_batch` gives for its rows. `answers` are its answers' texts.
 
-    def warm_up(self) -> None:
-        """Compute something of every kind once: the first request must not pay for it."""
+        Refusal where the rewards are adjusted by the length of an answer whose text is not known.
+        """
+        scores = self.scorer.scores_of(values, rows.truncated, rows.n_tokens)
+        if self.adjustment is None:
+            return scores
+        known = [answer for answer in answers if answer is not None]
+        if self.adjustment.length is not None and len(known) < len(scores.rewards):
+            if self.adjusted:
+                raise Refusal(
+                    "invalid",
+                    "rewards are adjusted by the answer's length here, and a rendered text does not say where the "
+                    "answer begins; send messages, or prompt and answer apart",
+                )
+            return scores
+        adjusted_K = self.adjustment(scores.rewards, [len(answer) for answer in known] or np.zeros(len(scores.rewards)))
+        with_it = replace(scores, adjusted=adjusted_K)
+        return replace(with_it, rewards=adjusted_K, calibrated=None) if self.adjusted else with_it
+
+    def expected(self) -> tuple[float, float]:
+        """(centre, spread) of the rewards to come: those of the training responses, or what they are bounded to."""
+        bound = self.adjustment.bound if self.adjustment is not None and self.adjusted else None
+        if bound is not None and bound.name != "clip":
+            return (0.5, 0.25) if bound.name == "sigmoid" else (0.0, 0.5)
+        reference = (self.meta.get("normalisation") or {}).get("reference") or {}
+        return reference.get("mean", 0.0), reference.get("std") or 2.0
+
+    def warm_up(self, *, longest: bool = True) -> None:
+        """Compute something of every kind once: the first request must not pay for it.
+
+        `longest` computes a row as long as one can be too, for the memory it takes; a process that has served a model
+        of this kind has done so.
+        """
         rows = [item.token_ids for item in self.encode(PROBE) if isinstance(item, Rows)]
         self.scorer.reward_batch(rows)
-        length = min(self.max_length, self.scorer.tokens_per_batch)
-        self.scorer.reward_batch([[np.resize(rows[0][0], length)]])
+        if longest:
+            length = min(self.max_length, self.scorer.tokens_per_batch)
+            self.scorer.reward_batch([[np.resize(rows[0][0], length)]])
 
 
 def load_engine(
@@ -130,15 +177,35 @@ def load_engine(
     tokens_per_batch: int | None = None,
     device: str = "auto",
     precision: Precision = "float32",
+    aggregate: How = "mean",
+    aggregate_strength: float | None = None,
+    adjusted: bool = False,
 ) -> Engine:
-    """The engine of a folder or hub model; code that comes with a model is never run. ConfigError for an ensemble whose
-    members read different tokens."""
+    """The engine of a folder or hub model; code that comes with a model is never run.
+
+    ConfigError for an ensemble whose members read different tokens, an aggregate of a single model, and adjusted
+    rewards of an artifact that has no adjustment.
+    """
     import torch
 
     artifact = model_hash(Path(path)) if Path(path).is_dir() else None
-    scorer = load_scorer(path, device=device, precision=precision)
+    meta = read_meta(path)
+    scorer = load_scorer(
+        path, device=device, precision=precision, aggregate=aggregate, aggregate_strength=aggregate_strength
+    )
     if isinstance(scorer, JointScorer):
         raise ConfigError(f"{path}: its members read different tokens, and serve has rows of one tokenizer; serve each")
     on_cpu = not torch.cuda.is_available() or device == "cpu"
     scorer.tokens_per_batch = tokens_per_batch or (ON_CPU if on_cpu else ON_GPU)
-    return Engine(scorer, name or Path(path).name or path, artifact=artifact, meta=read_meta(path))
+    named = name or Path(path).name or path
+    artifact = reading_hash(artifact, aggregate, aggregate_strength, of_artifact(meta) if adjusted else None)
+    return Engine(scorer, named, artifact=artifact, meta=meta, adjusted=adjusted)
+
+
+def reading_hash(
+    artifact: str | None, aggregate: How, strength: float | None, adjustment: Adjustment | None
+) -> str | None:
+    """The artifact's hash, mixed with how its rewards are read where that is not the usual way."""
+    if artifact is None or (aggregate == "mean" and adjustment is None):
+        return artifact
+    return hashlib.blake2b(repr((artifact, aggregate, strength, adjustment)).encode(), digest_size=16).hexdigest()

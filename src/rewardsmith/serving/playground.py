@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any
@@ -17,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import rewardsmith.audit  # noqa: F401  (defines the probes)
 from rewardsmith.audit.probes import REGISTRY
+from rewardsmith.audit.seeds import load_seeds
 from rewardsmith.audit.tokens import explain
 from rewardsmith.data.schema import Group, Message
 from rewardsmith.errors import DataError
@@ -47,7 +50,7 @@ EDITS = {
     "self-praise": "praise of the answer itself",
     "injection": "an instruction to the grader",
 }
-REFUSAL_TEXT = "I'm sorry, but I can't help with that."
+N_REFUSALS = 8  # more move the mean by little, and each costs an answer
 
 
 class ExplainRequest(BaseModel):
@@ -67,12 +70,19 @@ class UnitOut(BaseModel):
 
 
 class EditOut(BaseModel):
-    """`change`: reward after the edit less before; `placebo`: the same of a neutral edit of like size, where one is."""
+    """`change`: reward after the edit less before; `placebo`: the same of a neutral edit of like size, where one is.
+
+    Of an edit with several texts (`n_texts`), `change` and `p_better` are means, `least` and `most` the ends of their
+    range, and `text` the first of them.
+    """
 
     name: str
     about: str
     text: str
+    n_texts: int
     change: float | None
+    least: float | None
+    most: float | None
     placebo: float | None
     p_better: float | None
 
@@ -142,30 +152,64 @@ class LoopScorer:
         return scores
 
 
-async def edited(service: Service, client: str, group: Group, answer: str) -> list[EditOut]:
-    """Each edit that applies to the answer, its reward against the answer's, in the order of `EDITS`."""
-    made: list[tuple[str, str, str, str | None]] = []
+@dataclass(frozen=True)
+class Made:
+    """What an edit made of an answer: one text, or several of a kind."""
+
+    name: str
+    about: str
+    texts: tuple[str, ...]
+    placebo: str | None = None
+
+
+@cache
+def refusals() -> tuple[str, ...]:
+    """Refusals that name no topic: those of the audit's seeds, of which the first few, in the order of their ids."""
+    seeds = sorted((seed for seed in load_seeds().seeds if seed.has("formulaic")), key=lambda seed: seed.id)
+    return tuple(seed["formulaic"] for seed in seeds[:N_REFUSALS])
+
+
+def edits_of(answer: str) -> list[Made]:
+    """Each edit that applies to the answer, in the order of `EDITS`, and the refusals."""
+    made = []
     for name, about in EDITS.items():
         change = REGISTRY.probes[name].text
         assert change is not None, "an edit of the text"
         edit = change(answer, Random(name)) if answer.strip() else None
         if edit is not None and edit.text != answer:
-            made.append((name, about, edit.text, edit.placebo))
-    made.append(("refusal", "a refusal in its place", REFUSAL_TEXT, None))
-    texts = list(dict.fromkeys([answer, *(text for *_, after, neutral in made for text in (after, neutral) if text)]))
+            made.append(Made(name, about, (edit.text,), None if edit.placebo == answer else edit.placebo))
+    about = f"a refusal in its place: the mean of {len(refusals())}, and their range"
+    return [*made, Made("refusal", about, refusals())]
+
+
+async def edited(service: Service, client: str, group: Group, answer: str) -> list[EditOut]:
+    """Each edit's reward against the answer's."""
+    made = edits_of(answer)
+    texts = list(dict.fromkeys([answer, *(text for edit in made for text in (*edit.texts, edit.placebo) if text)]))
     asked = make_group(group.prompt, [[Message("assistant", text)] for text in texts])
     _, (scores,) = await service.score_groups(client, [asked])
     reward = dict(zip(texts, scores.rewards.tolist(), strict=True))
     calibrated = None if scores.calibrated is None else dict(zip(texts, scores.calibrated.tolist(), strict=True))
-    found = []
-    for name, about, text, placebo in made:
-        change = reward[text] - reward[answer]
-        p = None if calibrated is None else p_better(np.array([calibrated[text], calibrated[answer]]), 0)
-        neutral = None if placebo is None or placebo == answer else number_or_none(reward[placebo] - reward[answer])
-        found.append(
-            EditOut(name=name, about=about, text=text, change=number_or_none(change), placebo=neutral, p_better=p)
+
+    def out(edit: Made) -> EditOut:
+        changes = [reward[text] - reward[answer] for text in edit.texts]
+        several = len(changes) > 1
+        p = None
+        if calibrated is not None:
+            p = float(np.mean([p_better(np.array([calibrated[t], calibrated[answer]]), 0) for t in edit.texts]))
+        return EditOut(
+            name=edit.name,
+            about=edit.about,
+            text=edit.texts[0],
+            n_texts=len(changes),
+            change=number_or_none(float(np.mean(changes))),
+            least=number_or_none(min(changes)) if several else None,
+            most=number_or_none(max(changes)) if several else None,
+            placebo=None if edit.placebo is None else number_or_none(reward[edit.placebo] - reward[answer]),
+            p_better=p,
         )
-    return found
+
+    return [out(edit) for edit in made]
 
 
 def docs_html(description: dict[str, Any]) -> str:

@@ -25,8 +25,8 @@ class Service:
 
     def __init__(self, engine: Engine, load: Callable[[], Engine], limits: Limits) -> None:
         self.engine, self.load, self.limits = engine, load, limits
-        reference = (engine.meta.get("normalisation") or {}).get("reference") or {}
-        self.metrics = Metrics(center=reference.get("mean", 0.0), spread=reference.get("std") or 2.0)
+        center, spread = engine.expected()
+        self.metrics = Metrics(center=center, spread=spread)
         self.batcher = Batcher(
             tokens_per_batch=engine.scorer.tokens_per_batch, most_waiting=limits.max_waiting, observer=self.metrics
         )
@@ -67,7 +67,8 @@ class Service:
 
     def _load(self) -> Engine:
         engine = self.load()
-        engine.warm_up()
+        # While the old model serves, a long row would only take its time.
+        engine.warm_up(longest=False)
         return engine
 
     # -- scoring --------------------------------------------------------------------------------------------
@@ -83,8 +84,9 @@ class Service:
             found = []
             for group, item in zip(groups, encoded, strict=True):
                 if isinstance(item, Rows):
-                    scores = engine.scores(item, next(rewards))
-                    self._observe(scores, [text_of(response) for response in group.responses])
+                    answers = [text_of(response) for response in group.responses]
+                    scores = engine.scores(item, next(rewards), answers)
+                    self._observe(scores, answers)
                 else:
                     scores = Scores(np.full(len(group.responses), np.nan), error=item)
                 found.append(scores)
@@ -102,18 +104,34 @@ class Service:
         return await self._tokenised(engine.texts, whole)
 
     async def score_rows(
-        self, client: str, engine: Engine, rows: Sequence[Rows], answers: Sequence[Sequence[str]] = ()
-    ) -> list[Scores]:
-        """Scores of rows of tokens, group by group. `answers` are the responses' texts where they are known."""
+        self,
+        client: str,
+        engine: Engine,
+        rows: Sequence[Rows],
+        answers: Sequence[str | None] = (),
+        prompts: Sequence[str | None] = (),
+    ) -> list[float]:
+        """The reward of each row of tokens, in order. `answers` are their texts where they are known.
+
+        Rows with the same of `prompts` are answers to one prompt: an ensemble's members are compared on all of them.
+        """
         n_responses = sum(len(item.token_ids) for item in rows)
         self._check_count(n_responses)
         with self._accepted(client, n_responses):
-            rewards = await self._rewards(client, engine, [item.token_ids for item in rows])
-            found = [engine.scores(item, values) for item, values in zip(rows, rewards, strict=True)]
-        for k, scores in enumerate(found):
-            if not np.isfinite(scores.rewards).all():
-                raise Refusal("failed", "the model gives no finite reward")
-            self._observe(scores, answers[k] if answers else ())
+            values = await self._rewards(client, engine, [item.token_ids for item in rows])
+            found = [float("nan")] * len(rows)
+            for together in groups_of(prompts, len(rows)):
+                joined = Rows(
+                    tuple(row for n in together for row in rows[n].token_ids),
+                    tuple(flag for n in together for flag in rows[n].truncated),
+                )
+                texts = [answers[n] for n in together] if answers else []
+                scores = engine.scores(joined, np.concatenate([values[n] for n in together], axis=1), texts)
+                if not np.isfinite(scores.rewards).all():
+                    raise Refusal("failed", "the model gives no finite reward")
+                self._observe(scores, [text for text in texts if text is not None])
+                for n, reward in zip(together, scores.rewards.tolist(), strict=True):
+                    found[n] = reward
         return found
 
     def check_model(self, name: str | None) -> None:
@@ -141,3 +159,12 @@ class Service:
         self.metrics.scored(scores.rewards, scores.n_tokens, scores.truncated, answers)
         self.metrics.waiting.set(self.batcher.n_accepted)
         self.metrics.waiting_tokens.set(self.batcher.waiting_tokens)
+
+
+def groups_of(prompts: Sequence[str | None], n: int) -> list[list[int]]:
+    """Places of the rows that belong together, in the order of their first; a row without a prompt is alone."""
+    found: dict[Any, list[int]] = {}
+    for place in range(n):
+        prompt = prompts[place] if prompts else None
+        found.setdefault(place if prompt is None else prompt, []).append(place)
+    return list(found.values())

@@ -46,20 +46,23 @@ async def get_reward(body: GetRewardRequest, service: TheService, client: Client
     engine = service.engine
     rows = await service.tokenise(engine, body.query, close=True)
     fitted = [Rows((cut,), (flag,)) for cut, flag in (engine.fitted(row, None) for row in rows)]
-    scores = await service.score_rows(client, engine, fitted, answers_of(body))
-    rewards = [float(s.rewards[0]) for s in scores]
+    prompts, answers = split_by_prompts(body)
+    answers = [None if answer is None else engine.opened(answer) for answer in answers]
+    rewards = await service.score_rows(client, engine, fitted, answers, prompts)
     return GetRewardResponse(rewards=rewards, scores=rewards, extra_logs={})
 
 
-def answers_of(body: GetRewardRequest) -> list[list[str]]:
-    """The answers behind the prompts, where the prompts are what the queries begin with."""
+def split_by_prompts(body: GetRewardRequest) -> tuple[list[str | None], list[str | None]]:
+    """(prompts, the answers behind them) where the prompts are what the queries begin with."""
     prompts = body.prompts or []
     if len(prompts) != len(body.query):
-        return [[] for _ in body.query]
-    return [
-        [query[len(prompt) :]] if prompt and query.startswith(prompt) else []
-        for query, prompt in zip(body.query, prompts, strict=True)
+        return [None] * len(body.query), [None] * len(body.query)
+    known = [bool(prompt) and query.startswith(prompt) for query, prompt in zip(body.query, prompts, strict=True)]
+    answers = [
+        query[len(prompt) :] if begins else None
+        for query, prompt, begins in zip(body.query, prompts, known, strict=True)
     ]
+    return [prompt if begins else None for prompt, begins in zip(prompts, known, strict=True)], answers
 
 
 def error_body(refusal: Refusal) -> tuple[int, Any]:

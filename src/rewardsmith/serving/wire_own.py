@@ -61,6 +61,8 @@ class RewardOut(BaseModel):
 
     reward      null where it could not be scored (see the group's `error`)
     calibrated  in log-odds: sigmoid(a - b) is P(a is better than b); null where no temperature was fitted
+    adjusted    without length's part and within bounds, as `score` writes it; null where no adjustment was fitted.
+                A server that was told to serve adjusted rewards gives them as `reward`
     std         spread over an ensemble's members, or that of a single model's last layer; null without either
     p_better    P(better than the group's others), their mean
     truncated   "", "prompt" or "response": what was cut to fit
@@ -69,6 +71,7 @@ class RewardOut(BaseModel):
 
     reward: float | None
     calibrated: float | None
+    adjusted: float | None
     std: float | None
     p_better: float | None
     truncated: str
@@ -138,6 +141,7 @@ def rewards_out(scores: Scores) -> list[RewardOut]:
         RewardOut(
             reward=number_or_none(reward),
             calibrated=None if calibrated is None else number_or_none(calibrated[k]),
+            adjusted=None if scores.adjusted is None else number_or_none(scores.adjusted[k]),
             std=None if scores.std is None else number_or_none(scores.std[k]),
             p_better=None if calibrated is None or len(calibrated) < 2 else number_or_none(p_better(calibrated, k)),
             truncated=scores.truncated[k] if scores.truncated else "",

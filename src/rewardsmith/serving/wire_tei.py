@@ -153,9 +153,10 @@ async def rewards_of(
             raise too_long(engine, len(row))
         cut, flag = engine.fitted(row, None)
         rows[n] = Rows((cut,), (flag,))
-    answers = [sequences[n][1:] for n in range(len(sequences))]
-    scores = await service.score_rows(client, engine, [rows[n] for n in range(len(sequences))], answers)
-    values = [float(s.rewards[0]) for s in scores]
+    in_order = [rows[n] for n in range(len(sequences))]
+    prompts = [sequence[0] if len(sequence) == 2 else None for sequence in sequences]
+    answers = [sequence[1] if len(sequence) == 2 else None for sequence in sequences]
+    values = await service.score_rows(client, engine, in_order, answers, prompts)
     return values if raw else [sigmoid(value) for value in values]
 
 

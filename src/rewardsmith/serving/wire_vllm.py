@@ -166,7 +166,7 @@ REFUSALS = described(ErrorResponse, 400, 401, 403, 404, 408, 413, 415, 429, 500,
 async def classify(body: InputRequest | ChatRequest, service: TheService, client: Client) -> ClassificationResponse:
     """`probs` holds the raw reward."""
     engine, rows = await rows_of(service, body)
-    rewards = await scored(service, client, engine, rows)
+    rewards = await service.score_rows(client, engine, rows, answers_of(body))
     data = [
         ClassificationData(index=n, label="reward", probs=[value], num_classes=1) for n, value in enumerate(rewards)
     ]
@@ -181,7 +181,7 @@ async def pooling(
     if body.task not in (None, "classify"):
         raise Refusal("invalid", f"task {body.task[:40]!r} is not supported; there is: classify")
     engine, rows = await rows_of(service, body)
-    rewards = await scored(service, client, engine, rows)
+    rewards = await service.score_rows(client, engine, rows, answers_of(body))
     data = [PoolingData(index=n, data=encoded(value, body.encoding_format)) for n, value in enumerate(rewards)]
     return PoolingResponse(**answer("pool", engine, rows), data=data)
 
@@ -201,7 +201,7 @@ async def score(
     check_side(body)
     engine = service.engine
     rows = [checked(engine, item, body.truncate_prompt_tokens) for item in await service.encode(engine, groups)]
-    rewards = await scored(service, client, engine, rows, [[response] for response in responses])
+    rewards = await service.score_rows(client, engine, rows, responses, prompts)
     data = [ScoreData(index=n, score=value) for n, value in enumerate(rewards)]
     return ScoreResponse(**answer("score", engine, rows), data=data)
 
@@ -303,10 +303,9 @@ def sides(body: DocumentsRequest | ItemsRequest | DataRequest | TextRequest) -> 
 # -- out --------------------------------------------------------------------------------------------------
 
 
-async def scored(
-    service: Service, client: str, engine: Engine, rows: Sequence[Rows], answers: Sequence[Sequence[str]] = ()
-) -> list[float]:
-    return [float(scores.rewards[0]) for scores in await service.score_rows(client, engine, rows, answers)]
+def answers_of(body: InputRequest | ChatRequest) -> list[str | None]:
+    """The answer's text of a dialogue; a text or a row of tokens does not say where the answer begins."""
+    return [body.messages[-1].text()] if isinstance(body, ChatRequest) else []
 
 
 def answer(what: str, engine: Engine, rows: Sequence[Rows]) -> dict[str, Any]:

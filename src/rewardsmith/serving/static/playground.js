@@ -252,7 +252,9 @@ function editTable(edits) {
     const name = made("td", edit.name);
     name.append(made("small", edit.about));
     name.title = edit.text;
-    row.append(name, made("td", signed(edit.change), tone(edit.change)), made("td", signed(edit.placebo)));
+    const change = made("td", signed(edit.change), tone(edit.change));
+    if (edit.n_texts > 1) change.append(made("small", `${signed(edit.least)} to ${signed(edit.most)}`));
+    row.append(name, change, made("td", signed(edit.placebo)));
     if (calibrated) row.append(made("td", percent(edit.p_better)));
     return row;
   });
