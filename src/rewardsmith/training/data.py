@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from rewardsmith.text.render import Encoded, Renderer
 from rewardsmith.text.token_cache import encode_cached
 from rewardsmith.training.config import TrainConfig
 from rewardsmith.training.objective import usable_preferences
+from rewardsmith.training.teacher import taught
+from rewardsmith.training.twins import with_twins
 
 
 @dataclass
@@ -26,6 +28,7 @@ class Data:
     encoded: list[Encoded]
     report: ReadReport
     left_out: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def n_pairs(self) -> int:
@@ -46,9 +49,15 @@ def load_data(config: TrainConfig, renderer: Renderer) -> tuple[Data, Data]:
     eval_report = ReadReport()
     if config.eval_data:
         sides["eval"] = list(read_groups(config.eval_data, config.read, report=eval_report))
+    notes: list[str] = []
+    if config.teacher is not None:
+        sides["train"], note = taught(sides["train"], config)
+        notes.append(note)
     train_data, eval_data = (
-        _encode(sides[name], renderer, config, read) for name, read in (("train", report), ("eval", eval_report))
+        _encode(sides[name], renderer, config, read, edits=name == "train" and bool(config.loss.consistency))
+        for name, read in (("train", report), ("eval", eval_report))
     )
+    train_data.notes[:0] = notes
     if not train_data.encoded:
         reason = train_data.left_out[0]["reason"] if train_data.left_out else "no group has a preference"
         raise DataError(f"nothing to train on in {', '.join(config.data)}: {reason}")
@@ -61,20 +70,42 @@ def load_data(config: TrainConfig, renderer: Renderer) -> tuple[Data, Data]:
     return train_data, eval_data
 
 
-def _encode(groups: Sequence[Group], renderer: Renderer, config: TrainConfig, report: ReadReport) -> Data:
+def _encode(
+    groups: Sequence[Group], renderer: Renderer, config: TrainConfig, report: ReadReport, *, edits: bool = False
+) -> Data:
     useful = [g for g in groups if usable_preferences(g, config.loss) or (config.loss.regression and g.ratings)]
+    if edits:
+        return _encode_edited(groups, useful, renderer, config, report)
     encoded = encode_cached(renderer, useful) if config.token_cache else list(renderer.encode_stream(iter(useful)))
     if config.render.max_response_length is None:
         # An answer that does not fit whole would be judged by a part: better left out than trained on.
         encoded = [item for item in encoded if "response" not in item.truncated]
-    return Data(encoded, report, _named(groups, useful, encoded, renderer))
+    kept = {id(item.group) for item in encoded}
+    return Data(encoded, report, _named(groups, useful, kept, renderer))
+
+
+def _encode_edited(
+    groups: Sequence[Group], useful: Sequence[Group], renderer: Renderer, config: TrainConfig, report: ReadReport
+) -> Data:
+    """Groups with an edit of one of their answers. An answer is cut before it is edited, and the edit is not: otherwise
+    what the edit adds behind a long answer would be cut off again."""
+    whole = Renderer(renderer.tokenizer, replace(renderer.config, max_response_length=None))
+    whole.report = renderer.report
+    cut = [renderer.cut_answers(group) for group in useful]
+    twinned, counts = with_twins(cut, config.loss.consistency_kinds, config.seed)
+    encoded = encode_cached(whole, twinned) if config.token_cache else list(whole.encode_stream(iter(twinned)))
+    encoded = [item for item in encoded if "response" not in item.truncated]
+    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()) if kind) or "no edit applies"
+    note = f"edits that should change nothing: {kinds}; {counts['']} groups without one"
+    original = {id(twin): group for twin, group in zip(twinned, useful, strict=True)}
+    kept = {id(original[id(item.group)]) for item in encoded}
+    return Data(encoded, report, _named(groups, useful, kept, renderer), [note])
 
 
 def _named(
-    groups: Sequence[Group], useful: Sequence[Group], encoded: Sequence[Encoded], renderer: Renderer
+    groups: Sequence[Group], useful: Sequence[Group], kept: set[int], renderer: Renderer
 ) -> list[dict[str, str]]:
-    """Every group that is not trained on, with the reason."""
-    kept = {id(item.group) for item in encoded}
+    """Every group that is not trained on, with the reason. `kept` are the ids of those that are."""
     says_something = {id(group) for group in useful}
     reasons = {d["group"]: d["reason"] for d in renderer.report.dropped}
     return [
@@ -153,6 +184,7 @@ def data_notes(train: Data, held_out: Data, renderer: Renderer) -> list[str]:
             f"{side}: {len(data.encoded)} groups, {data.n_pairs} pairs" + (f" (shape {shapes})" if shapes else "")
         )
         notes += [f"warning: {warning}" for warning in data.report.warnings]
+        notes += data.notes
         dropped = len(data.report.dropped)
         if dropped:
             row = data.report.dropped[0]

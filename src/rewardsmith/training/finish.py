@@ -43,7 +43,9 @@ def finish(run: Run, step: int) -> dict[str, Any]:
     whole = {name: full(t).cpu() for name, t in run.models[0].state_dict().items()} if run.sharded else {}
     if run.main:
         # Without the autocast wrapper: the artifact is float32, and so are its parity figures.
-        models = [run.accelerator.unwrap_model(p, keep_fp32_wrapper=False) for p in run.parallel]
+        for parallel in run.parallel:
+            run.accelerator.unwrap_model(parallel, keep_fp32_wrapper=False)
+        models = run.models
         if run.sharded:
             models, _ = make_members(run.fresh_base(), config)
             models[0].load_state_dict(whole)

@@ -41,6 +41,8 @@ from rewardsmith.training.objective import PreferenceLoss, make_pair_batch, step
 from rewardsmith.training.optim import make_members, make_optimizer, rate_factor, resolve_precision
 from rewardsmith.training.parallel import clip, dealt, shard
 from rewardsmith.training.setup import check_length, lacks_memory, out_of_memory, start_accelerator, tokens_at_once
+from rewardsmith.training.side_step import SideStep
+from rewardsmith.training.sides import Trained, make_sides
 
 SYNC_EVERY = 10  # steps between two looks at the numbers on a GPU; on a CPU looking is free
 FEWEST_TOKENS = 256  # at once: less does not make a step that lacks memory fit
@@ -107,14 +109,21 @@ class Run:
         if self.sharded:
             shard(self.models[0], self.accelerator.device, self.accelerator.num_processes)
         self.losses = [PreferenceLoss(config.loss).to(self.accelerator.device) for _ in self.models]
-        self.optimizer = make_optimizer(self.models, self.losses, config)
+        self.sides = make_sides(self.models, base, config)
+        self.starts: dict[int, int] = {}  # id(group) -> where its answers begin
+        trained: list[torch.nn.Module] = list(self.models)
+        if config.loss.needs_sides:
+            trained = [Trained(model, sides) for model, sides in zip(self.models, self.sides, strict=True)]
+            encoded = self.train_data.encoded
+            self.starts = dict(zip(map(id, encoded), self.renderer.prompt_lengths(encoded), strict=True))
+        self.optimizer = make_optimizer(trained, self.losses, config)
         if self.sharded:
             self.parallel: list[Any] = self.models  # the optimiser holds the split weights already
             self.optimizer = self.accelerator.prepare(self.optimizer)
         else:
-            *self.parallel, self.optimizer = self.accelerator.prepare(*self.models, self.optimizer)
-        self.modules = {f"{kind}{m or ''}": module for m, pair in enumerate(zip(self.models, self.losses))
-                        for kind, module in zip(("model", "loss"), pair)}  # fmt: skip
+            *self.parallel, self.optimizer = self.accelerator.prepare(*trained, self.optimizer)
+        self.modules = {f"{kind}{m or ''}": module for m, parts in enumerate(zip(self.models, self.losses, self.sides))
+                        for kind, module in zip(("model", "loss", "sides"), parts)}  # fmt: skip
         self.cache = self._trunk_cache()
         self.blocks = prompt_blocks(self.train_data.encoded, most=max(config.batch_size // 4, 1))
         self.steps_per_epoch = -(-len(self.train_data.encoded) // config.batch_size)
@@ -131,7 +140,12 @@ class Run:
     def fresh_base(self) -> Base:
         config = self.config
         torch.manual_seed(config.seed)  # a pooler or a pad row that the files lack is the same in every run
-        return load_base(config.model, quantize=config.quantize, trust_remote_code=config.trust_remote_code)
+        return load_base(
+            config.model,
+            quantize=config.quantize,
+            trust_remote_code=config.trust_remote_code,
+            with_lm_head=config.loss.text_regularisation > 0,
+        )
 
     def _trunk_cache(self) -> TrunkCache | None:
         """What the frozen layers below the trained ones compute, from the disk; None where that cannot be."""
@@ -242,23 +256,34 @@ class Run:
     def _train_step(self, step: int, items: Sequence[Encoded]) -> None:
         """One optimiser step over `items`: the loss is their weighted mean, whatever the batches."""
         config, accelerator = self.config, self.accelerator
-        total = step_weight([item.group for item in items], config.loss)
+        groups = [item.group for item in items]
+        total = step_weight(groups, config.loss)
         batches = plan_batches([item.token_ids for item in items], self.tokens_at_once)
         world = accelerator.num_processes
         mine = dealt(batches, accelerator.process_index, world)
         self.meter.begin(step + 1)
+        side = SideStep(self, items, mine, n_batches=len(batches)) if config.loss.needs_sides else None
         for n, (members, counts) in enumerate(mine):
             part = [items[i] for i in members]
-            packed = pack(part).to(accelerator.device)
+            packed = pack(part)
+            text = None
+            if side is not None:
+                packed, text = side.text_of(members, packed)
+            packed = packed.to(accelerator.device)
             pairs = make_pair_batch([item.group for item in part], packed.first_row_G, total, config.loss)
             pairs = pairs.to(accelerator.device)
-            given_TH = self._given(part, packed)
+            given_TH = self.given(part, packed)
             last = n == len(mine) - 1
-            for parallel, loss in zip(self.parallel, self.losses, strict=True):
+            for m, (parallel, loss) in enumerate(zip(self.parallel, self.losses, strict=True)):
                 with nullcontext() if last or self.sharded else accelerator.no_sync(parallel):
-                    with accelerator.autocast():
-                        rewards_R = parallel(batch=packed, given_TH=given_TH)
-                    output = loss(rewards_R, pairs)
+                    if side is None:
+                        with accelerator.autocast():
+                            rewards_R = parallel(batch=packed, given_TH=given_TH)
+                        output = loss(rewards_R, pairs)
+                    else:
+                        with accelerator.autocast():
+                            found = parallel(batch=packed, given_TH=given_TH, text=text)
+                        rewards_R, output = found.quality_R, side.loss(m, members, found, pairs)
                     # Processes average their gradients; the step's loss is the sum of its parts.
                     accelerator.backward(output.loss * (world if counts else 0.0))
                 self.meter.add(part, packed, output, rewards_R, counts=counts)
@@ -275,7 +300,7 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.meter.end(norm, self.optimizer.param_groups[0]["lr"])
 
-    def _given(self, items: Sequence[Encoded], packed: PackedBatch) -> torch.Tensor | None:
+    def given(self, items: Sequence[Encoded], packed: PackedBatch) -> torch.Tensor | None:
         """What all members have in common, once: from the disk, or computed for this batch."""
         if self.cache is not None:
             return self.cache.given(items, packed)
@@ -290,7 +315,7 @@ class Run:
         self.accelerator.unscale_gradients()
         norms = [
             clip([p for m in pair for p in m.parameters() if p.requires_grad], limit)
-            for pair in zip(self.models, self.losses, strict=True)
+            for pair in zip(self.models, self.losses, self.sides, strict=True)
         ]
         return torch.stack(norms).mean()
 
@@ -380,7 +405,7 @@ class Run:
         for members, counts in dealt(batches, self.accelerator.process_index, self.accelerator.num_processes):
             part = [encoded[i] for i in members]
             packed = pack(part).to(self.accelerator.device)
-            given_TH = self._given(part, packed)
+            given_TH = self.given(part, packed)
             with self.accelerator.autocast():
                 rewards_MR = torch.stack([model(batch=packed, given_TH=given_TH) for model in self.models])
             values_MR = rewards_MR.double().cpu().numpy()
