@@ -58,10 +58,9 @@ def taught(groups: Sequence[Group], config: TrainConfig) -> tuple[list[Group], s
         found.append(replace(group, preferences=tuple(labels)))
     if groups and unscored == len(groups):
         raise DataError(f"--teacher {path} could score none of the {unscored} groups")
-    change = (
-        f"labels moved by {np.mean(moved):.3f} on average, {turned} of {len(moved)} turned round; " if moved else ""
-    )
-    return found, f"teacher {path}: {change}{unscored} groups could not be scored and keep theirs"
+    size = float(np.mean(moved)) if moved else 0.0
+    change = f"{len(moved)} labels moved by {size:.3f} on average, {turned} of them turned round"
+    return found, f"teacher {path}: {change}; {unscored} groups could not be scored and keep theirs"
 
 
 def chances(scores: Scores, temperature: float) -> Floats:
