@@ -3,9 +3,9 @@
     python benchmarks/training_options.py --data DIR --work DIR [--json OUT.json]                       two cores
     python benchmarks/training_options.py --data DIR --work DIR --gpu --jobs 8 --minutes 3.5 [--json OUT.json]
 
-DIR of --data holds alpaca_eval/candidates_vs_{gpt4_turbo,davinci003}.parquet. Every model starts from SmolLM2-135M-Instruct
-and learns from four answers each to 320 prompts, ordered by the GPT-4-turbo comparison (gaps above 0.02; answers cut to
-256 tokens), for two epochs. Nothing is chosen on the test prompts, which are others:
+DIR of --data holds alpaca_eval/candidates_vs_{gpt4_turbo,davinci003}.parquet. Every model starts from
+SmolLM2-135M-Instruct and learns from four answers each to 320 prompts, ordered by the GPT-4-turbo comparison (gaps
+above 0.02; answers cut to 256 tokens), for two epochs. Nothing is chosen on the test prompts, which are others:
 
     accuracy, length-matched accuracy    eight answers each, drawn blindly, by the labels' judge
     rank correlation                     of reward and length, within prompts, over the same answers
@@ -17,8 +17,9 @@ and learns from four answers each to 320 prompts, ordered by the GPT-4-turbo com
 Each figure is a mean over the seeds, and beside it the paired difference to plain training with the same seeds: 95%
 intervals over prompts (over audit seeds for edits). A teacher is the ensemble of the plain models of all seeds.
 
-Workers take models from a common list, each in turn; a result that is there is not made again, and a model that fails is
-named below the table. With --minutes nothing new begins after that time. --gpu trains all layers; without, the top four.
+Workers take models from a common list, each in turn; a result that is there is not made again, and a model that fails
+is named below the table. With --minutes nothing new begins after that time. --gpu trains all layers; without, the top
+four.
 """
 
 from __future__ import annotations
@@ -270,7 +271,13 @@ def run_all(args: argparse.Namespace) -> None:
     """Workers as processes of their own: one that dies takes nobody along."""
     command = [sys.executable, __file__, *sys.argv[1:], "--worker", "--until", str(args.until)]
     threads = str(max((os.cpu_count() or args.jobs) // args.jobs, 1))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ, "TOKENIZERS_PARALLELISM": "false"}
+    environment = {
+        "OMP_NUM_THREADS": threads,
+        "TORCHINDUCTOR_COMPILE_THREADS": "2",  # each worker compiles its attention once; by default with 32 processes
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+        **os.environ,
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     logs = [args.work / f"worker-{j}.log" for j in range(args.jobs)]
     workers = [
         subprocess.Popen(command, env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT) for log in logs
