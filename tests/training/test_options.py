@@ -236,7 +236,21 @@ def test_an_answer_is_cut_before_it_is_edited(config, tmp_path, capsys):
         assert len(item.token_ids[twin]) > len(item.token_ids[which]) + 50
         assert len(item.token_ids[which]) < 50
     assert run.renderer.report.responses_cut == 32
-    assert "edits that should change nothing: 16 padding; 0 groups without one" in capsys.readouterr().err
+    assert "edits that should change nothing: 16 padding; 0 groups go without" in capsys.readouterr().err
+
+
+def test_a_group_that_does_not_fit_with_its_edit_goes_without(config, tmp_path, capsys):
+    rows = [{"prompt": f"q {i}", "chosen": "yes " * n, "rejected": "no"} for i, n in enumerate([2, 24] * 8)]
+    options = replace(config, data=(write(tmp_path / "mixed.jsonl", rows),), epochs=1)
+    loss = LossConfig(consistency=1.0, consistency_kinds=("padding", "restating"))
+    for overlong in ("cut-prompt", "drop", "error"):
+        run = loop.Run(replace(options, loss=loss, render=RenderConfig(max_length=230, overlong=overlong)))
+        assert [item.group.prompt[0].content for item in run.train_data.encoded] == [f"q {i}" for i in range(16)]
+        assert not run.train_data.left_out
+        n_edited = sum(isinstance(item.group, Twinned) for item in run.train_data.encoded)
+        assert 0 < n_edited < 16
+        assert f"{16 - n_edited} groups go without" in capsys.readouterr().err
+        assert run.renderer.report.groups == 16
 
 
 def test_consistency_takes_the_effect_of_padding_away(config, tmp_path):

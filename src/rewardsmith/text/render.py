@@ -279,11 +279,11 @@ class Renderer:
             for item, other in zip(encoded, others, strict=True)
         ]
 
-    def cut_answers(self, group: Group) -> Group:
-        """The group with its answers cut to `max_response_length`, as `encode` would cut them."""
+    def cut_answers(self, group: Group) -> tuple[Group, int]:
+        """The group with its answers cut to `max_response_length`, as `encode` would cut them; how many were."""
         cut = [self._cut_response(response) for response in group.responses]
-        self.report.responses_cut += sum(flag == "response" for _, flag in cut)
-        return replace(group, responses=tuple(response for response, _ in cut))
+        n_cut = sum(flag == "response" for _, flag in cut)
+        return replace(group, responses=tuple(response for response, _ in cut)), n_cut
 
     def _prompt_length(self, group: Group, ids: Sequence[Sequence[int]]) -> int:
         """How many leading tokens of every row are the prompt's: those that another answer would have too.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from rewardsmith.text.token_cache import encode_cached
 from rewardsmith.training.config import TrainConfig
 from rewardsmith.training.objective import usable_preferences
 from rewardsmith.training.teacher import taught
-from rewardsmith.training.twins import with_twins
+from rewardsmith.training.twins import with_twin
 
 
 @dataclass
@@ -74,32 +75,43 @@ def _encode(
     groups: Sequence[Group], renderer: Renderer, config: TrainConfig, report: ReadReport, *, edits: bool = False
 ) -> Data:
     useful = [g for g in groups if usable_preferences(g, config.loss) or (config.loss.regression and g.ratings)]
+    edited: dict[int, Encoded] = {}
+    notes: list[str] = []
     if edits:
-        return _encode_edited(groups, useful, renderer, config, report)
-    encoded = encode_cached(renderer, useful) if config.token_cache else list(renderer.encode_stream(iter(useful)))
+        edited, note = _encode_edited(useful, renderer, config)
+        notes.append(note)
+    plain = [group for group in useful if id(group) not in edited]
+    encoded = encode_cached(renderer, plain) if config.token_cache else list(renderer.encode_stream(iter(plain)))
     if config.render.max_response_length is None:
         # An answer that does not fit whole would be judged by a part: better left out than trained on.
         encoded = [item for item in encoded if "response" not in item.truncated]
-    kept = {id(item.group) for item in encoded}
-    return Data(encoded, report, _named(groups, useful, kept, renderer))
+    found = {id(item.group): item for item in encoded} | edited
+    in_order = [found[id(group)] for group in useful if id(group) in found]
+    return Data(in_order, report, _named(groups, useful, set(found), renderer), notes)
 
 
-def _encode_edited(
-    groups: Sequence[Group], useful: Sequence[Group], renderer: Renderer, config: TrainConfig, report: ReadReport
-) -> Data:
-    """Groups with an edit of one of their answers. An answer is cut before it is edited, and the edit is not: otherwise
-    what the edit adds behind a long answer would be cut off again."""
-    whole = Renderer(renderer.tokenizer, replace(renderer.config, max_response_length=None))
-    whole.report = renderer.report
+def _encode_edited(useful: Sequence[Group], renderer: Renderer, config: TrainConfig) -> tuple[dict[int, Encoded], str]:
+    """id(group) -> the group with an edit of one of its answers, where one applies and all of it fits; and a note.
+
+    An answer is cut before it is edited, and the edit is not: otherwise what the edit adds behind a long answer would
+    be cut off again.
+    """
+    whole = Renderer(renderer.tokenizer, replace(renderer.config, max_response_length=None, overlong="drop"))
     cut = [renderer.cut_answers(group) for group in useful]
-    twinned, counts = with_twins(cut, config.loss.consistency_kinds, config.seed)
+    found = [with_twin(group, config.loss.consistency_kinds, config.seed) for group, _ in cut]
+    twinned = [group for group, kind in found if kind]
     encoded = encode_cached(whole, twinned) if config.token_cache else list(whole.encode_stream(iter(twinned)))
-    encoded = [item for item in encoded if "response" not in item.truncated]
-    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()) if kind) or "no edit applies"
-    note = f"edits that should change nothing: {kinds}; {counts['']} groups without one"
-    original = {id(twin): group for twin, group in zip(twinned, useful, strict=True)}
-    kept = {id(original[id(item.group)]) for item in encoded}
-    return Data(encoded, report, _named(groups, useful, kept, renderer), [note])
+    item_of = {id(item.group): item for item in encoded}
+    kept: dict[int, Encoded] = {}
+    counts: Counter[str] = Counter()
+    for group, (twin, kind), (_, n_cut) in zip(useful, found, cut, strict=True):
+        if id(twin) in item_of:
+            kept[id(group)] = item_of[id(twin)]
+            counts[kind] += 1
+            renderer.report.groups += 1
+            renderer.report.responses_cut += n_cut
+    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items())) or "none"
+    return kept, f"edits that should change nothing: {kinds}; {len(useful) - len(kept)} groups go without"
 
 
 def _named(

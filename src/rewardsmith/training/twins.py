@@ -7,7 +7,6 @@ the edit comes behind the answer, the answer too. No label says anything about i
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from random import Random
@@ -43,12 +42,6 @@ def with_twin(group: Group, kinds: Sequence[str], seed: int) -> tuple[Group, str
         if not isinstance(made, str):
             return _joined(group, made.responses[1], which), kind
     return group, ""
-
-
-def with_twins(groups: Sequence[Group], kinds: Sequence[str], seed: int) -> tuple[list[Group], Counter[str]]:
-    """The groups, each with an edit where one applies, and how many there are of each kind ("" for none)."""
-    found = [with_twin(group, kinds, seed) for group in groups]
-    return [group for group, _ in found], Counter(kind for _, kind in found)
 
 
 def _joined(group: Group, edited: Messages, which: int) -> Twinned:
