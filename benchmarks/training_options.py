@@ -434,7 +434,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=None, help="begin nothing new after this time")
     parser.add_argument("--only", nargs="*", default=[], help="these options, and plain")
     parser.add_argument("--train-layers", type=int, default=None, help="default: all with --gpu, else 4")
-    parser.add_argument("--learning-rate", type=float, default=None, help="default: 2e-5 for all layers, else 1e-4")
+    parser.add_argument("--learning-rate", type=float, default=None, help="default: 4e-5 for all layers, else 1e-4")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--tokens-per-batch", type=int, default=None, help="default: 4096 with --gpu, else 2048")
     parser.add_argument("--score-tokens", type=int, default=8192)
@@ -449,7 +449,7 @@ def parsed() -> argparse.Namespace:
     if args.train_layers is None and not args.gpu:
         args.train_layers = 4
     if args.learning_rate is None:
-        args.learning_rate = 2e-5 if args.train_layers is None else 1e-4
+        args.learning_rate = 4e-5 if args.train_layers is None else 1e-4
     args.tokens_per_batch = args.tokens_per_batch or (4096 if args.gpu else 2048)
     if args.until is None:
         args.until = time.time() + 60 * (args.minutes if args.minutes is not None else 1e6)

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from rewardsmith.data.schema import Group, Message, Preference
 from rewardsmith.ensemble import join
 from rewardsmith.errors import ConfigError, DataError, Interrupted, ModelError
+from rewardsmith.losses import odin
 from rewardsmith.model.artifact import load_reward_model
 from rewardsmith.model.load import load_base
 from rewardsmith.scorers import load_scorer
@@ -126,6 +127,43 @@ def test_the_gradient_of_a_step_does_not_depend_on_its_batches(config, loss):
     scale = max(g.abs().max() for g in whole.values())
     assert all((whole[n] - parts[n]).abs().max() < 1e-5 * scale for n in whole)
     assert ("sides/length_head.weight" in whole) == bool(loss.odin)
+
+
+def test_a_step_with_everything_has_the_gradient_of_its_formula(config):
+    """Written out for one batch, without the pieces that deal a step out to several."""
+    config = replace(config, loss=EVERYTHING)
+    run = loop.Run(config, quiet=True)
+    items = run._step_items(0)
+    groups = [item.group for item in items]
+    model, sides, batch = run.models[0], run.sides[0], pack(items)
+    features_RH = model.features(batch)
+    quality_R, length_R = model.read(features_RH), sides.length_head(features_RH)[:, 0]
+    loss = torch.zeros(())
+    own, logs, group_R, nll = 0, [], [], []
+    for g, item in enumerate(items):
+        ((a, b),) = item.group.twins if isinstance(item.group, Twinned) else ((0, 0),)
+        loss = loss + (quality_R[own + a] - quality_R[own + b]) ** 2 / sum(isinstance(x, Twinned) for x in groups)
+        gap = (quality_R + length_R)[own] - (quality_R + length_R)[own + 1]
+        loss = loss + torch.nn.functional.softplus(-gap) / len(groups)
+        start = run.starts[id(item)]
+        logs += [np.log(len(ids) - start) for ids in item.token_ids]
+        group_R += [g] * len(item.token_ids)
+        row = torch.from_numpy(item.token_ids[0]).long()
+        run.models[0]._use("padded")
+        hidden = model.trunk(row[None], attention_mask=torch.ones_like(row)[None]).last_hidden_state[0]
+        run.models[0]._use("packed")
+        logits = hidden[start - 1 : -1] @ model.trunk.get_input_embeddings().weight.detach().T
+        nll.append(torch.nn.functional.cross_entropy(logits, row[start:]))
+        own += len(item.token_ids)
+    first, second = odin(quality_R, length_R, torch.tensor(logs).float(), torch.tensor(group_R))
+    overlap = torch.cosine_similarity(model.value_head.weight, sides.length_head.weight).abs()[0]
+    (0.9 * (loss + first.abs() - second + overlap) + 0.1 * torch.stack(nll).mean()).backward()
+    found = gradients(config)
+    scale = max(g.abs().max() for g in found.values())
+    for kind, module in (("model", model), ("sides", sides)):
+        for name, parameter in module.named_parameters():
+            if parameter.grad is not None:
+                assert (found[f"{kind}/{name}"] - parameter.grad).abs().max() < 1e-5 * scale, name
 
 
 def test_options_that_are_off_change_no_bit(config, tmp_path, monkeypatch):
