@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from rewardsmith.data.schema import Group, Message, Preference
+from rewardsmith.edits import PADDING
 from rewardsmith.ensemble import join
 from rewardsmith.errors import ConfigError, DataError, Interrupted, ModelError
 from rewardsmith.losses import odin
@@ -292,19 +293,20 @@ def test_a_group_that_does_not_fit_with_its_edit_goes_without(config, tmp_path, 
 
 
 def test_consistency_takes_the_effect_of_padding_away(config, tmp_path):
-    """Longer answers win in training, so that padding pays, unless it must not."""
-    config = replace(config, epochs=6, loss=LossConfig(consistency=0.0, consistency_kinds=("padding",)))
+    """Longer answers win in training, so that padding pays, unless it must not: in units of what words are worth."""
+    config = replace(config, epochs=6)
     train(config, quiet=True)
-    held = replace(config, output=str(tmp_path / "held"), loss=replace(config.loss, consistency=4.0))
+    loss = LossConfig(consistency=1.0, consistency_kinds=("padding",))
+    held = replace(config, output=str(tmp_path / "held"), loss=loss)
     train(held, quiet=True)
-    padded = " There are many aspects to consider here, and each of them matters in its own way."
-    groups = [one(f"say {i}", f"{w}...", f"{w}...{padded}") for i, w in enumerate(["red", "dog"] * 6)]
+    texts = [f" {PADDING[i % 3]}" for i in range(12)]
+    groups = [one(f"say {100 + i}", "red...", f"red...{t}", "dog...", f"dog...{t}") for i, t in enumerate(texts)]
 
     def effect(folder: str) -> float:
-        rewards_GK = rewards_of(folder, groups)
-        return float(np.abs(rewards_GK[:, 1] - rewards_GK[:, 0]).mean() / rewards_GK.std())
+        red, red_padded, dog, dog_padded = rewards_of(folder, groups).mean(axis=0)
+        return float((abs(red_padded - red) + abs(dog_padded - dog)) / (2 * (red - dog)))
 
-    assert effect(held.output) < 0.5 * effect(config.output)
+    assert 0 < effect(held.output) < 0.5 * effect(config.output)
     assert lines(held.output)[-1]["consistency"] < lines(held.output)[0]["consistency"]
 
 
