@@ -184,6 +184,7 @@ def scores_of(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "effects": {
             name: {str(s): float(e) / sd for s, e in zip(one.seed_S, one.effect_S)} for name, one in found.items()
         },
+        "n_audit_seeds": len(seeds),
         "problems": [*problems, *audited.problems],
     }
 
@@ -330,8 +331,10 @@ class Figures:
             "gold": (np.array(gold_G), np.arange(len(gold_G))),
         }
         for name in EDITS:
-            effect = result["effects"][name]
-            figures[name] = (np.array(list(effect.values())), np.array(list(map(int, effect))))
+            value_S = np.full(result["n_audit_seeds"], np.nan)  # a seed that the edit does not apply to has none
+            for seed, effect in result["effects"][name].items():
+                value_S[int(seed)] = effect
+            figures[name] = (value_S, np.arange(len(value_S)))
         return figures
 
     def length_alone(self) -> dict[str, float]:
@@ -340,6 +343,7 @@ class Figures:
             "test": [row.tolist() for row in self.lengths],
             "pools": [pool.length_K.tolist() for pool in self.pools],
             "effects": {name: {} for name in EDITS},
+            "n_audit_seeds": 0,
         }
         return {k: float(np.nanmean(v)) for k, (v, _) in self.of(result).items() if len(v)}
 
