@@ -20,11 +20,15 @@ from rewardsmith.losses import (
     bradley_terry,
     centring,
     davidson,
+    flipped_bradley_terry,
+    odin,
     pair_weights,
     plackett_luce,
     rao_kupper,
     regression,
     smooth,
+    unflip,
+    within_correlation,
 )
 from rewardsmith.training.loss_config import LossConfig
 from rewardsmith.training.objective import (
@@ -35,6 +39,7 @@ from rewardsmith.training.objective import (
     ranking_of,
     step_weight,
 )
+from rewardsmith.training.twins import Twinned
 
 unhurried = settings(deadline=None, max_examples=50)  # a busy machine is no failure
 rewards = st.floats(-30, 30)
@@ -544,4 +549,138 @@ def test_a_batch_moves_and_keeps_its_values() -> None:
 )
 def test_contradictory_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
+        LossConfig(**options)
+
+
+# -- labels with flips, edits, correlations ---------------------------------------------------------------------------
+
+
+@unhurried
+@given(rewards, rewards, st.floats(0.01, 0.45))
+def test_unbiased_labels_give_the_clean_loss_on_average(a: float, b: float, flip_rate: float) -> None:
+    """E over flips of the corrected loss, by enumeration of the two outcomes, is the loss on the clean label."""
+    high, low = f64(a), f64(b)
+    right, wrong = (
+        bradley_terry(*sides, probability_P=unflip(f64(1.0), flip_rate)) for sides in ((high, low), (low, high))
+    )
+    mean = (1 - flip_rate) * right + flip_rate * wrong
+    assert torch.allclose(mean, bradley_terry(high, low), atol=1e-9)
+    natarajan = ((1 - flip_rate) * bradley_terry(high, low) - flip_rate * bradley_terry(low, high)) / (
+        1 - 2 * flip_rate
+    )
+    assert torch.allclose(right, natarajan, atol=1e-9)
+
+
+@pytest.mark.parametrize("probability", [0.5, 0.6, 0.9, 1.0])
+def test_unflip_undoes_smoothing(probability: float) -> None:
+    assert unflip(smooth(f64(probability), 0.3), 0.15).item() == pytest.approx(probability)
+    assert unflip(f64(0.5), 0.4).item() == 0.5
+
+
+@pytest.mark.parametrize("true", [-1.5, 0.3, 2.0])
+@pytest.mark.parametrize("flip_rate", [0.1, 0.3])
+def test_flipped_likelihood_is_least_at_the_gap_that_made_the_clean_labels(true: float, flip_rate: float) -> None:
+    clean = 1 / (1 + math.exp(-true))
+    seen = (1 - flip_rate) * clean + flip_rate * (1 - clean)  # the share of labels that say "first" after flips
+    gap = torch.linspace(true - 1, true + 1, 2001, dtype=torch.float64)
+    cost = flipped_bradley_terry(gap, torch.zeros_like(gap), f64(seen), flip_rate)
+    assert gap[cost.argmin()].item() == pytest.approx(true, abs=1e-3)
+    # Bradley-Terry alone would settle for the gap of the labels as they are.
+    plain = bradley_terry(gap, torch.zeros_like(gap), probability_P=f64(seen))
+    assert abs(gap[plain.argmin()].item()) < abs(true)
+
+
+@pytest.mark.parametrize("gap", [-100.0, -3.0, 0.0, 2.0, 100.0])
+def test_flipped_likelihood_in_closed_form_bounded_and_with_the_right_gradient(gap: float) -> None:
+    d = f64(gap).requires_grad_()
+    cost = flipped_bradley_terry(d, f64(0.0), f64(1.0), 0.2)
+    chance = 0.2 + 0.6 / (1 + math.exp(-gap))
+    assert cost.item() == pytest.approx(-math.log(chance), rel=1e-9)
+    assert cost.item() <= -math.log(0.2) + 1e-9
+    cost.sum().backward()
+    step = 1e-5
+    up, down = (flipped_bradley_terry(f64(gap + s), f64(0.0), f64(1.0), 0.2).item() for s in (step, -step))
+    assert d.grad is not None
+    assert d.grad.item() == pytest.approx((up - down) / (2 * step), abs=1e-6)
+    assert math.isfinite(flipped_bradley_terry(d.detach().float(), torch.zeros(1), torch.ones(1), 0.2).item())
+
+
+def test_within_correlation_is_numpys_after_each_group_is_centred() -> None:
+    rng = np.random.default_rng(0)
+    group_R = np.repeat(np.arange(6), [3, 2, 4, 1, 5, 2])
+    x_R, y_R = rng.normal(size=(2, 17)) + 3.0 * group_R  # the groups' means go together: that must not count
+    centred = [v - np.array([v[group_R == g].mean() for g in group_R]) for v in (x_R, y_R)]
+    found = within_correlation(torch.from_numpy(x_R), torch.from_numpy(y_R), torch.from_numpy(group_R))
+    assert found.item() == pytest.approx(np.corrcoef(*centred)[0, 1], abs=1e-9)
+    assert abs(found.item() - np.corrcoef(x_R, y_R)[0, 1]) > 0.1
+
+
+def test_correlation_of_what_does_not_vary_is_zero_with_zero_gradient() -> None:
+    flat = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    found = within_correlation(flat, f64(1.0, 2.0, 3.0, 4.0), torch.tensor([0, 0, 1, 1]))
+    found.backward()
+    assert found.item() == 0.0
+    assert flat.grad is not None
+    assert torch.isfinite(flat.grad).all()
+
+
+def test_gradients_of_both_correlations_by_finite_differences() -> None:
+    rng = torch.Generator().manual_seed(0)
+    quality, head, length = torch.randn(3, 8, generator=rng, dtype=torch.float64)
+    group_R = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2])
+
+    def cost(q: Tensor, h: Tensor) -> Tensor:
+        first, second = odin(q, h, length, group_R)
+        return first.abs() - second
+
+    assert torch.autograd.gradcheck(cost, (quality.requires_grad_(), head.requires_grad_()))
+
+
+def edited_group(name: str, **more: Any) -> Twinned:
+    """Two answers and an edit of the second."""
+    return Twinned(prompt=text(name), responses=(text("a"), text("b"), text("b!")), twins=((1, 2),), **more)
+
+
+def test_edits_cost_their_squared_gap_averaged_over_the_steps_groups() -> None:
+    config = LossConfig(consistency=0.5)
+    groups = [
+        edited_group("x", preferences=(prefer(0, 1),)),
+        edited_group("y", preferences=(prefer(0, 1),), weight=3.0),
+    ]
+    rewards_R = f64(1.0, 0.0, 0.5, 2.0, -1.0, 1.0)
+    extra = loss_of(groups, rewards_R, config) - loss_of(groups, rewards_R, LossConfig())
+    assert extra == pytest.approx(0.5 * (1 * 0.25 + 3 * 4.0) / 4)
+    total = step_weight([*groups, group("plain", 2, prefer(0, 1))], config)
+    assert total.twins == 4.0, "a group without an edit does not thin out the others"
+
+
+def test_parts_of_a_step_add_up_with_edits() -> None:
+    config = LossConfig(consistency=1.0)
+    groups = [edited_group("x", preferences=(prefer(0, 1),)), edited_group("y", preferences=(prefer(1, 0),))]
+    rewards_R = torch.arange(6, dtype=torch.float64) ** 2
+    total = step_weight(groups, config)
+    parts = [
+        PreferenceLoss(config)(rewards_R[3 * g : 3 * g + 3], batch_of([one], config, total)).loss
+        for g, one in enumerate(groups)
+    ]
+    assert torch.stack(parts).sum().item() == pytest.approx(loss_of(groups, rewards_R, config))
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"flip_rate": 0.5}, "labels say nothing"),
+        ({"flip_rate": -0.1}, "is not in"),
+        ({"flip_rate": 0.1, "label_smoothing": 0.1}, "opposite sides"),
+        ({"flip_rate": 0.1, "ties": "davidson"}, "ties soft or drop"),
+        ({"flip_rate": 0.1, "use_margins": True}, "no margins"),
+        ({"flip_rate": 0.1, "objective": "plackett-luce"}, "bradley-terry"),
+        ({"odin": -1.0}, "odin"),
+        ({"consistency": float("nan")}, "consistency"),
+        ({"consistency": 1.0, "consistency_kinds": ()}, "needs --consistency-kinds"),
+        ({"text_regularisation": 1.0}, "0.05 is a start"),
+    ],
+)
+def test_new_options_that_make_no_sense(options: dict[str, Any], found: str) -> None:
+    with pytest.raises(ConfigError, match=found):
         LossConfig(**options)

@@ -10,6 +10,7 @@ Shape suffixes
     N  rankings: statements about several responses at once
     K  places in the longest ranking, best first
     G  groups
+    E  edits: an answer beside the same with other words around it
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from rewardsmith.data.schema import TIE
 
+TINY = 1e-12  # keeps a correlation of what does not vary finite
 NO_RESPONSE = -1  # pads a ranking to K places
 
 
@@ -101,6 +103,36 @@ def smooth(probability_P: Tensor, smoothing: float) -> Tensor:
     return TIE + (probability_P - TIE) * (1.0 - smoothing)
 
 
+def unflip(probability_P: Tensor, flip_rate: float) -> Tensor:
+    """Labels whose expectation over flips is the label without them: 1/2 + (p - 1/2) / (1 - 2 e).
+
+    A cross-entropy is linear in its label, so with these it is Natarajan's unbiased estimate of the loss on clean
+    labels: for a certain one, ((1 - e) l(d) - e l(-d)) / (1 - 2 e). A certain label becomes more than 1, and the loss
+    falls without end as d grows: the expectation is right, a single value need not be positive. The inverse of
+    `smooth` by 2 e; a tie stays exactly a tie.
+
+    Sources: Natarajan et al. (2013), lemma 1; for preferences: rDPO (2403.00409).
+    """
+    return TIE + (probability_P - TIE) / (1.0 - 2.0 * flip_rate)
+
+
+def flipped_bradley_terry(chosen_P: Tensor, rejected_P: Tensor, probability_P: Tensor, flip_rate: float) -> Tensor:
+    """Negative log-likelihood of labels of which a share e was turned round: loss_P in nats, at most -log e.
+
+        P(label says w > l) = (1 - e) sigmoid(d) + e sigmoid(-d)
+
+    Over many labels it is least at the reward gap that made the clean ones. A label that contradicts a large gap costs
+    about -log e and pulls with a force that goes to 0: it is taken for a flip. Source: forward correction, Patrini et
+    al. (1609.03683, theorem 2).
+    """
+    gap_P = _gap(chosen_P, rejected_P, None)
+    keep, turn = math.log1p(-flip_rate), math.log(flip_rate)
+    win_P, loss_P = -_softplus(-gap_P), -_softplus(gap_P)  # log sigmoid(d), log sigmoid(-d)
+    return _mix(
+        probability_P, -torch.logaddexp(keep + win_P, turn + loss_P), -torch.logaddexp(turn + win_P, keep + loss_P)
+    )
+
+
 def plackett_luce(rewards_R: Tensor, ranking_NK: Tensor, n_choices_N: Tensor | None = None) -> Tensor:
     """Negative log-likelihood of rankings, each a series of choices of the best that is left: loss_N, nats.
 
@@ -134,6 +166,30 @@ def centring(chosen_P: Tensor, rejected_P: Tensor) -> Tensor:
     `center_rewards_coefficient`.
     """
     return (_wide(chosen_P) + _wide(rejected_P)) ** 2
+
+
+def consistency(reward_E: Tensor, edited_E: Tensor) -> Tensor:
+    """(reward - reward after an edit that leaves the content alone)^2, one per edit."""
+    return (_wide(reward_E) - _wide(edited_E)) ** 2
+
+
+def within_correlation(x_R: Tensor, y_R: Tensor, group_R: Tensor) -> Tensor:
+    """Pearson's correlation of x and y, each less its group's mean: what comparisons within a prompt can see.
+
+    A scalar; 0, with zero gradient, where one of the two does not vary within any group.
+    """
+    x_R, y_R = (_less_mean(values, group_R) for values in (_wide(x_R), _wide(y_R)))
+    return (x_R * y_R).sum() / ((x_R * x_R).sum() * (y_R * y_R).sum() + TINY).sqrt()
+
+
+def odin(quality_R: Tensor, length_R: Tensor, log_length_R: Tensor, group_R: Tensor) -> tuple[Tensor, Tensor]:
+    """(correlation of quality with length, correlation of the length head with it) over the rows of a step.
+
+    The loss is |first| - second, in [-1, 2]. Source: ODIN (2402.07319, section 3.2), which takes both correlations
+    over all rows of a batch; here rows are taken within their prompt (Bradley-Terry leaves each prompt's mean free, so
+    that a mean could pay for a correlation that is kept inside), and length is log length, whose outliers are milder.
+    """
+    return within_correlation(quality_R, log_length_R, group_R), within_correlation(length_R, log_length_R, group_R)
 
 
 def regression(rewards_R: Tensor, ratings_R: Tensor, mask_R: Tensor) -> Tensor:
@@ -172,6 +228,13 @@ def pair_weights(
 def _wide(x: Tensor) -> Tensor:
     """In float32 at least: bf16 has a spacing of 1/32 for rewards between 4 and 8."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _less_mean(values_R: Tensor, group_R: Tensor) -> Tensor:
+    n_groups = int(group_R.shape[0])  # no group has a higher number than there are rows: no device sync
+    sum_G = values_R.new_zeros(n_groups).index_add_(0, group_R, values_R)
+    n_G = values_R.new_zeros(n_groups).index_add_(0, group_R, torch.ones_like(values_R))
+    return values_R - (sum_G / n_G.clamp_min(1))[group_R]
 
 
 def _softplus(x: Tensor) -> Tensor:

@@ -163,7 +163,7 @@ def test_killed_and_resumed_run_is_identical(config, tmp_path):
 
 
 def test_resume_refuses_other_options_and_other_data(config, monkeypatch):
-    monkeypatch.setattr(loop.Run, "_finish", lambda self, step: {})
+    monkeypatch.setattr(loop, "finish", lambda run, step: {})
     train(config, quiet=True)
     with pytest.raises(TrainingError, match="learning_rate changed"):
         train(replace(config, resume=True, learning_rate=1e-5), quiet=True)
@@ -183,7 +183,7 @@ def test_resume_of_a_finished_run_changes_nothing(config):
 def test_resume_of_an_interrupted_overwrite_goes_on(config, monkeypatch):
     """The old artifact is still there while its successor is trained: that is no reason to drop the new state."""
     train(config, quiet=True)
-    monkeypatch.setattr(loop.Run, "_finish", lambda self, step: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(loop, "finish", lambda run, step: (_ for _ in ()).throw(OSError("disk full")))
     again = replace(config, overwrite=True, seed=5)
     with pytest.raises(OSError, match="disk full"):
         train(again, quiet=True)
@@ -212,7 +212,7 @@ def test_full_disk_is_one_line_and_keeps_the_state_before(config, monkeypatch):
 
 
 def test_resume_refuses_other_labels(config, monkeypatch):
-    monkeypatch.setattr(loop.Run, "_finish", lambda self, step: {})
+    monkeypatch.setattr(loop, "finish", lambda run, step: {})
     train(config, quiet=True)
     with pytest.raises(TrainingError, match="the training data changed"):
         train(replace(config, resume=True, data_weights=(0.5,)), quiet=True)

@@ -42,7 +42,15 @@ def test_clipping_is_that_of_torch():
 # With one group a step, a process is idle in every step.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("batch_size", "options"), [("5", ""), ("1", ""), ("5", "--shard"), ("1", "--shard --train-layers 1")]
+    ("batch_size", "options"),
+    [
+        ("5", ""),
+        ("1", ""),
+        ("5", "--shard"),
+        ("1", "--shard --train-layers 1"),
+        ("5", "--odin 1 --consistency 1 --text-regularisation 0.1"),
+        ("5", "--shard --consistency 1 --flip-rate 0.1"),
+    ],
 )
 def test_two_processes_give_the_losses_of_one(tmp_path, batch_size, options):
     AutoModelForCausalLM.from_config(tiny_trunk().config).save_pretrained(tmp_path / "lm")

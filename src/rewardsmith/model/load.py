@@ -30,7 +30,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from rewardsmith.errors import ConfigError, ModelError
-from rewardsmith.model.reward_model import trunk_of
+from rewardsmith.model.reward_model import is_decoder, probe_rows, trunk_of
 
 # Tokens that families reserve for padding, or never use in a chat, in order of preference.
 PAD_CANDIDATES = (
@@ -50,13 +50,17 @@ DEFAULT_HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 @dataclass
 class Base:
-    """What a reward model is built from. `head` is [1, hidden] (and `head_bias` [1]) where one existed."""
+    """What a reward model is built from. `head` is [1, hidden] (and `head_bias` [1]) where one existed.
+
+    `lm_head` is [vocabulary, hidden], the trunk's own embeddings where the two are tied; there where it was asked for.
+    """
 
     name: str
     trunk: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     head: torch.Tensor | None = None
     head_bias: torch.Tensor | None = None
+    lm_head: torch.Tensor | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -74,8 +78,10 @@ def load_base(
     dtype: torch.dtype = torch.float32,
     quantize: Literal["none", "4bit", "8bit"] = "none",
     trust_remote_code: bool = False,
+    with_lm_head: bool = False,
 ) -> Base:
-    """Load a trunk and its tokenizer. Raises ModelError with one line where that cannot be done."""
+    """Load a trunk and its tokenizer, and the head that writes where it is asked for. Raises ModelError with one line
+    where that cannot be done."""
     source, options = _source(name)
     options["trust_remote_code"] = trust_remote_code
     transformers_logging.set_verbosity_error()
@@ -85,14 +91,17 @@ def load_base(
         config = None if name.startswith(GGUF) else AutoConfig.from_pretrained(source, **options)
         # Foreign progress bars flood a log; the caller says that a model is being loaded.
         with contextlib.redirect_stderr(io.StringIO()):
-            base = _load_weights(name, source, config, dtype, quantize, options, tokenizer)
+            base = _load_weights(name, source, config, dtype, quantize, options, tokenizer, with_lm_head)
     except ModelError:
         raise
     except MemoryError:
         raise
     except Exception as error:  # whatever foreign code makes of a damaged or unknown model is one line for the user
         raise ModelError(f"cannot load model {name!r}: {first_line(error)}") from None
+    tied = base.lm_head is base.trunk.get_input_embeddings().weight
     give_distinct_pad(base)
+    if tied:  # a new pad token makes new embeddings
+        base.lm_head = base.trunk.get_input_embeddings().weight  # type: ignore[assignment]
     return base
 
 
@@ -118,8 +127,7 @@ def load_policy(
     except Exception as error:  # as in load_base
         raise ModelError(f"cannot load language model {name!r}: {first_line(error)}") from None
     model, info = loaded
-    tied = set(getattr(model, "_tied_weights_keys", None) or ()) if model.config.tie_word_embeddings else set()
-    check_loaded(name, {**info, "missing_keys": [key for key in info["missing_keys"] if key not in tied]})
+    check_loaded(name, without_tied(model, info))
     if name.startswith(GGUF):
         forget_quantization(model)
     if tokenizer.pad_token_id is None:
@@ -144,21 +152,63 @@ def _load_weights(
     quantize: str,
     options: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase,
+    with_lm_head: bool,
 ) -> Base:
     options = {**options, "dtype": dtype, **_quantization(quantize)}
     if config is not None and is_reward_model(config):
+        if with_lm_head:
+            raise ModelError(f"{name} is a reward model and has no head that writes; start from a language model")
         model, info = AutoModelForSequenceClassification.from_pretrained(source, output_loading_info=True, **options)
         head_name, head = head_of(model)
         check_loaded(name, info)
         bias = None if head.bias is None else head.bias.detach().float()
         refuse_layers_between(model, head_name)
-        return Base(name, trunk_of(model), tokenizer, head.weight.detach().float(), bias, ["kept the existing head"])
-    trunk, info = AutoModel.from_pretrained(source, output_loading_info=True, **options)
-    check_loaded(name, info)
-    trunk = trunk_of(trunk)
+        return Base(
+            name, trunk_of(model), tokenizer, head.weight.detach().float(), bias, notes=["kept the existing head"]
+        )
+    lm_head = None
+    if with_lm_head:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+        model, info = loaded
+        check_loaded(name, without_tied(model, info))
+        trunk, lm_head = trunk_of(model), lm_head_of(name, model)
+    else:
+        trunk, info = AutoModel.from_pretrained(source, output_loading_info=True, **options)
+        check_loaded(name, info)
+        trunk = trunk_of(trunk)
     if name.startswith(GGUF):
         forget_quantization(trunk)
-    return Base(name, trunk, tokenizer)
+    return Base(name, trunk, tokenizer, lm_head=lm_head)
+
+
+@torch.no_grad()
+def lm_head_of(name: str, model: PreTrainedModel) -> torch.Tensor:
+    """[vocabulary, hidden] the weights of a language model's head. Raises ModelError where its logits are not what they
+    give (see `token_logits`), compared once on a few tokens."""
+    trunk = trunk_of(model)
+    head = model.get_output_embeddings()
+    if is_decoder(trunk) and isinstance(head, nn.Linear):
+        ids_BL = torch.tensor([probe_rows(trunk)[0]], device=model.device)
+        was_training = model.training
+        wanted = model.eval()(input_ids=ids_BL).logits.float()
+        found = token_logits(trunk(input_ids=ids_BL).last_hidden_state, head.weight, trunk.config).float()
+        model.train(was_training)
+        if bool((wanted - found).abs().max() <= 1e-2 * wanted.abs().max()):
+            return head.weight
+    raise ModelError(f"{name}: its language-model head is not hidden states times a matrix: not supported here")
+
+
+def token_logits(hidden_NH: torch.Tensor, lm_head_VH: torch.Tensor, config: Any) -> torch.Tensor:
+    """[N, V] a language model's logits, soft-capped where the family does that (Gemma 2)."""
+    logits_NV = nn.functional.linear(hidden_NH, lm_head_VH)
+    cap = getattr(config.get_text_config(), "final_logit_softcapping", None)
+    return logits_NV if cap is None else cap * torch.tanh(logits_NV / cap)
+
+
+def without_tied(model: Any, info: dict[str, Any]) -> dict[str, Any]:
+    """Loading info that does not miss weights which are another name for weights that are there."""
+    tied = set(getattr(model, "_tied_weights_keys", None) or ()) if model.config.tie_word_embeddings else set()
+    return {**info, "missing_keys": [key for key in info["missing_keys"] if key not in tied]}
 
 
 def check_loaded(name: str, info: dict[str, Any]) -> None:

@@ -108,13 +108,15 @@ class RewardModel(nn.Module):
         return self.read(self._packed_features(batch))
 
     def _packed_features(self, batch: PackedBatch, given_TH: torch.Tensor | None = None) -> torch.Tensor:
+        return self.hidden(batch, given_TH).index_select(0, batch.last_R)
+
+    def hidden(self, batch: PackedBatch, given_TH: torch.Tensor | None = None) -> torch.Tensor:
+        """[T, H] last hidden states by the packed path, right where the layout's `read_U` says that they are read."""
         if given_TH is None:
-            hidden_TH = run_packed(self.trunk, batch)
-        else:
-            assert self.parts is not None, "given_TH needs a split model"
-            self.parts.upper.train(self.trunk.training)
-            hidden_TH = run_packed(self.parts.upper, batch, given=given_TH.unsqueeze(0))
-        return hidden_TH.index_select(0, batch.last_R)
+            return run_packed(self.trunk, batch)
+        assert self.parts is not None, "given_TH needs a split model"
+        self.parts.upper.train(self.trunk.training)
+        return run_packed(self.parts.upper, batch, given=given_TH.unsqueeze(0))
 
     def split(self, n_upper: int) -> None:
         """Let `lower` stop below the top `n_upper` layers, and `forward` start there."""
@@ -168,8 +170,7 @@ class RewardModel(nn.Module):
 
     def read(self, pooled_RH: torch.Tensor) -> torch.Tensor:
         """The value head, in float32 even under autocast."""
-        with torch.autocast(pooled_RH.device.type, enabled=False):
-            return self.value_head(pooled_RH.float()).squeeze(-1)
+        return read_head(self.value_head, pooled_RH)
 
     # -- which path ---------------------------------------------------------------------------------------
 
@@ -245,6 +246,12 @@ def reward_model_loss(
     chosen_B = model(chosen_ids, chosen_mask)
     rejected_B = model(rejected_ids, rejected_mask)
     return bradley_terry(chosen_B, rejected_B).mean(), (chosen_B > rejected_B).float().mean()
+
+
+def read_head(head: nn.Linear, pooled_RH: torch.Tensor) -> torch.Tensor:
+    """[R] of a head with one output, in float32 even under autocast."""
+    with torch.autocast(pooled_RH.device.type, enabled=False):
+        return head(pooled_RH.float()).squeeze(-1)
 
 
 def run_packed(trunk: nn.Module, batch: PackedBatch, **options: Any) -> torch.Tensor:

@@ -46,7 +46,7 @@ from rewardsmith.progress import Bar, say
 from rewardsmith.score_cache import model_hash, open_scorer
 from rewardsmith.scoring import Scorer
 from rewardsmith.statistics import number_or_none
-from rewardsmith.training.loop import InterruptGuard
+from rewardsmith.training.interrupt import InterruptGuard
 from rewardsmith.training.optim import resolve_precision
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -268,6 +268,23 @@ class Renderer:
         self.report.responses_cut += flags.count("response")
         return Encoded(group, tuple(np.asarray(row, dtype=np.int32) for row in ids), prefix, tuple(flags))
 
+    def prompt_lengths(self, encoded: Sequence[Encoded]) -> list[int]:
+        """How many leading tokens of each group's rows are its prompt's. Where the prompt was cut, what all rows have
+        in common stands for it: the same, if not all answers begin alike."""
+        probe = (Message("assistant", PROBE),)
+        texts = [self.text(item.group.prompt, probe, item.group) for item in encoded]
+        others = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        return [
+            item.prefix_length if any(item.truncated) else min(_common(row, other) for row in item.token_ids)
+            for item, other in zip(encoded, others, strict=True)
+        ]
+
+    def cut_answers(self, group: Group) -> tuple[Group, int]:
+        """The group with its answers cut to `max_response_length`, as `encode` would cut them; how many were."""
+        cut = [self._cut_response(response) for response in group.responses]
+        n_cut = sum(flag == "response" for _, flag in cut)
+        return replace(group, responses=tuple(response for response, _ in cut)), n_cut
+
     def _prompt_length(self, group: Group, ids: Sequence[Sequence[int]]) -> int:
         """How many leading tokens of every row are the prompt's: those that another answer would have too.
 
@@ -353,6 +370,13 @@ def common_prefix_length(rows: Sequence[Sequence[int]]) -> int:
     heads_KL = np.array([row[:limit] for row in rows])
     differs_L = (heads_KL != heads_KL[0]).any(axis=0)
     return int(differs_L.argmax()) if differs_L.any() else limit
+
+
+def _common(row: np.ndarray, other: Sequence[int]) -> int:
+    """How many leading tokens of a row another one has too; at least one stays the row's own."""
+    n = min(len(row) - 1, len(other))
+    differs = row[:n] != np.asarray(other[:n])
+    return int(differs.argmax()) if differs.any() else n
 
 
 def _turns(*pairs: tuple[str, str]) -> Messages:

@@ -54,6 +54,12 @@ class TrainConfig:
     seed: int = 0
     """Seed of the head, the order of the data and dropout. The same seed gives the same model."""
 
+    teacher: str | None = None
+    """Distil: labels become the mean probability that the members of this reward model give them (a folder, an ensemble
+    best, or a server's address). Ties stay ties; groups of answers without labels get labels for all their pairs."""
+    teacher_weight: float = 1.0
+    """Share of the teacher's probability in each label; the rest is the data's own."""
+
     pooling: Literal["auto", "last", "cls", "mean"] = "auto"
     """Where the reward is read: the last token (decoders), the first or the mean over all (encoders). auto chooses
     last or cls; mean over a BERT-style encoder is served by this package only, and is said so when it is saved."""
@@ -134,6 +140,14 @@ class TrainConfig:
             raise ConfigError("--train-layers 0 leaves no layer for --lora-rank to adapt")
         if self.shard and (self.members > 1 or self.quantize != "none" or self.precision == "float16"):
             raise ConfigError("--shard goes with one member, whole weights, and float32 or bfloat16")
+        if self.shard and self.loss.needs_sides:
+            raise ConfigError(
+                "--shard does not go with --odin or --text-regularisation, which have weights of their own"
+            )
+        if not 0 < self.teacher_weight <= 1:
+            raise ConfigError(f"--teacher-weight {self.teacher_weight}: give a share in (0, 1]")
+        if self.teacher is None and self.teacher_weight != 1:
+            raise ConfigError("--teacher-weight needs --teacher")
         if self.members > 1 and not self.lora_rank and self.train_layers is None:
             raise ConfigError("--members needs --train-layers N or --lora-rank N: what each member has of its own")
         if self.early_stopping and not (self.eval_data or self.eval_fraction):

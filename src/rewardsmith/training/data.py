@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from rewardsmith.text.render import Encoded, Renderer
 from rewardsmith.text.token_cache import encode_cached
 from rewardsmith.training.config import TrainConfig
 from rewardsmith.training.objective import usable_preferences
+from rewardsmith.training.teacher import taught
+from rewardsmith.training.twins import with_twin
 
 
 @dataclass
@@ -26,6 +29,7 @@ class Data:
     encoded: list[Encoded]
     report: ReadReport
     left_out: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def n_pairs(self) -> int:
@@ -46,9 +50,15 @@ def load_data(config: TrainConfig, renderer: Renderer) -> tuple[Data, Data]:
     eval_report = ReadReport()
     if config.eval_data:
         sides["eval"] = list(read_groups(config.eval_data, config.read, report=eval_report))
+    notes: list[str] = []
+    if config.teacher is not None:
+        sides["train"], note = taught(sides["train"], config)
+        notes.append(note)
     train_data, eval_data = (
-        _encode(sides[name], renderer, config, read) for name, read in (("train", report), ("eval", eval_report))
+        _encode(sides[name], renderer, config, read, edits=name == "train" and bool(config.loss.consistency))
+        for name, read in (("train", report), ("eval", eval_report))
     )
+    train_data.notes[:0] = notes
     if not train_data.encoded:
         reason = train_data.left_out[0]["reason"] if train_data.left_out else "no group has a preference"
         raise DataError(f"nothing to train on in {', '.join(config.data)}: {reason}")
@@ -61,20 +71,53 @@ def load_data(config: TrainConfig, renderer: Renderer) -> tuple[Data, Data]:
     return train_data, eval_data
 
 
-def _encode(groups: Sequence[Group], renderer: Renderer, config: TrainConfig, report: ReadReport) -> Data:
+def _encode(
+    groups: Sequence[Group], renderer: Renderer, config: TrainConfig, report: ReadReport, *, edits: bool = False
+) -> Data:
     useful = [g for g in groups if usable_preferences(g, config.loss) or (config.loss.regression and g.ratings)]
-    encoded = encode_cached(renderer, useful) if config.token_cache else list(renderer.encode_stream(iter(useful)))
+    edited: dict[int, Encoded] = {}
+    notes: list[str] = []
+    if edits:
+        edited, note = _encode_edited(useful, renderer, config)
+        notes.append(note)
+    plain = [group for group in useful if id(group) not in edited]
+    encoded = encode_cached(renderer, plain) if config.token_cache else list(renderer.encode_stream(iter(plain)))
     if config.render.max_response_length is None:
         # An answer that does not fit whole would be judged by a part: better left out than trained on.
         encoded = [item for item in encoded if "response" not in item.truncated]
-    return Data(encoded, report, _named(groups, useful, encoded, renderer))
+    found = {id(item.group): item for item in encoded} | edited
+    in_order = [found[id(group)] for group in useful if id(group) in found]
+    return Data(in_order, report, _named(groups, useful, set(found), renderer), notes)
+
+
+def _encode_edited(useful: Sequence[Group], renderer: Renderer, config: TrainConfig) -> tuple[dict[int, Encoded], str]:
+    """id(group) -> the group with an edit of one of its answers, where one applies and all of it fits; and a note.
+
+    An answer is cut before it is edited, and the edit is not: otherwise what the edit adds behind a long answer would
+    be cut off again.
+    """
+    whole = Renderer(renderer.tokenizer, replace(renderer.config, max_response_length=None, overlong="drop"))
+    cut = [renderer.cut_answers(group) for group in useful]
+    found = [with_twin(group, config.loss.consistency_kinds, config.seed) for group, _ in cut]
+    twinned = [group for group, kind in found if kind]
+    encoded = encode_cached(whole, twinned) if config.token_cache else list(whole.encode_stream(iter(twinned)))
+    item_of = {id(item.group): item for item in encoded}
+    kept: dict[int, Encoded] = {}
+    counts: Counter[str] = Counter()
+    for group, (twin, kind), (_, n_cut) in zip(useful, found, cut, strict=True):
+        if id(twin) in item_of:
+            kept[id(group)] = item_of[id(twin)]
+            counts[kind] += 1
+            renderer.report.groups += 1
+            renderer.report.responses_cut += n_cut
+    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items())) or "none"
+    return kept, f"edits that should change nothing: {kinds}; {len(useful) - len(kept)} groups go without"
 
 
 def _named(
-    groups: Sequence[Group], useful: Sequence[Group], encoded: Sequence[Encoded], renderer: Renderer
+    groups: Sequence[Group], useful: Sequence[Group], kept: set[int], renderer: Renderer
 ) -> list[dict[str, str]]:
-    """Every group that is not trained on, with the reason."""
-    kept = {id(item.group) for item in encoded}
+    """Every group that is not trained on, with the reason. `kept` are the ids of those that are."""
     says_something = {id(group) for group in useful}
     reasons = {d["group"]: d["reason"] for d in renderer.report.dropped}
     return [
@@ -153,6 +196,7 @@ def data_notes(train: Data, held_out: Data, renderer: Renderer) -> list[str]:
             f"{side}: {len(data.encoded)} groups, {data.n_pairs} pairs" + (f" (shape {shapes})" if shapes else "")
         )
         notes += [f"warning: {warning}" for warning in data.report.warnings]
+        notes += data.notes
         dropped = len(data.report.dropped)
         if dropped:
             row = data.report.dropped[0]

@@ -10,42 +10,42 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 
-from rewardsmith.ensemble import save_ensemble
 from rewardsmith.errors import ConfigError, Interrupted, TrainingError
-from rewardsmith.model.artifact import META, read_meta, save_reward_model, stock_classifier
+from rewardsmith.model.artifact import META, read_meta, stock_classifier
 from rewardsmith.model.layers import depth
 from rewardsmith.model.load import Base, load_base
 from rewardsmith.model.speed import keep_freed_memory
-from rewardsmith.progress import Bar, clock, say
+from rewardsmith.progress import Bar, say
 from rewardsmith.text.pack import PackedBatch, pack, plan_batches
 from rewardsmith.text.render import Encoded, Renderer
 from rewardsmith.training import checkpoint
 from rewardsmith.training.cache import GB, CacheUnusable, TrunkCache
 from rewardsmith.training.config import TrainConfig
-from rewardsmith.training.data import data_notes, fingerprint, load_data, prompt_blocks, some, sources
+from rewardsmith.training.data import data_notes, fingerprint, load_data, prompt_blocks
+from rewardsmith.training.finish import METRICS, finish
 from rewardsmith.training.held_out import held_out_metrics
-from rewardsmith.training.meter import Meter, speed
+from rewardsmith.training.interrupt import InterruptGuard
+from rewardsmith.training.meter import Meter
 from rewardsmith.training.objective import PreferenceLoss, make_pair_batch, step_weight
 from rewardsmith.training.optim import make_members, make_optimizer, rate_factor, resolve_precision
-from rewardsmith.training.parallel import clip, dealt, full, shard
+from rewardsmith.training.parallel import clip, dealt, shard
 from rewardsmith.training.setup import check_length, lacks_memory, out_of_memory, start_accelerator, tokens_at_once
+from rewardsmith.training.side_step import SideStep
+from rewardsmith.training.sides import Trained, make_sides
 
 SYNC_EVERY = 10  # steps between two looks at the numbers on a GPU; on a CPU looking is free
 FEWEST_TOKENS = 256  # at once: less does not make a step that lacks memory fit
-METRICS = "metrics.jsonl"
 FREE_TO_CHANGE = ("resume", "overwrite", "tracker", "save_every", "output")  # options that decide no number
 
 
@@ -95,7 +95,7 @@ class Run:
         self.accelerator = start_accelerator(config, self.precision, cpu)
         self.tokens_at_once = tokens_at_once(config, self.accelerator.device)
         self.tell(f"loading {config.model}")
-        base = self._load_base()
+        base = self.fresh_base()
         self.models, notes = make_members(base, config)
         stock_classifier(self.models[0])  # what cannot be saved is refused now, not after training
         check_length(config.render.max_length, base)
@@ -109,14 +109,21 @@ class Run:
         if self.sharded:
             shard(self.models[0], self.accelerator.device, self.accelerator.num_processes)
         self.losses = [PreferenceLoss(config.loss).to(self.accelerator.device) for _ in self.models]
-        self.optimizer = make_optimizer(self.models, self.losses, config)
+        self.sides = make_sides(self.models, base, config)
+        self.starts: dict[int, int] = {}  # id(group) -> where its answers begin
+        trained: list[torch.nn.Module] = list(self.models)
+        if config.loss.needs_sides:
+            trained = [Trained(model, sides) for model, sides in zip(self.models, self.sides, strict=True)]
+            encoded = self.train_data.encoded
+            self.starts = dict(zip(map(id, encoded), self.renderer.prompt_lengths(encoded), strict=True))
+        self.optimizer = make_optimizer(trained, self.losses, config)
         if self.sharded:
             self.parallel: list[Any] = self.models  # the optimiser holds the split weights already
             self.optimizer = self.accelerator.prepare(self.optimizer)
         else:
-            *self.parallel, self.optimizer = self.accelerator.prepare(*self.models, self.optimizer)
-        self.modules = {f"{kind}{m or ''}": module for m, pair in enumerate(zip(self.models, self.losses))
-                        for kind, module in zip(("model", "loss"), pair)}  # fmt: skip
+            *self.parallel, self.optimizer = self.accelerator.prepare(*trained, self.optimizer)
+        self.modules = {f"{kind}{m or ''}": module for m, parts in enumerate(zip(self.models, self.losses, self.sides))
+                        for kind, module in zip(("model", "loss", "sides"), parts)}  # fmt: skip
         self.cache = self._trunk_cache()
         self.blocks = prompt_blocks(self.train_data.encoded, most=max(config.batch_size // 4, 1))
         self.steps_per_epoch = -(-len(self.train_data.encoded) // config.batch_size)
@@ -130,10 +137,15 @@ class Run:
         self.interrupted = False  # a signal reached this process
         self.stopping = False  # all processes know
 
-    def _load_base(self) -> Base:
+    def fresh_base(self) -> Base:
         config = self.config
         torch.manual_seed(config.seed)  # a pooler or a pad row that the files lack is the same in every run
-        return load_base(config.model, quantize=config.quantize, trust_remote_code=config.trust_remote_code)
+        return load_base(
+            config.model,
+            quantize=config.quantize,
+            trust_remote_code=config.trust_remote_code,
+            with_lm_head=config.loss.text_regularisation > 0,
+        )
 
     def _trunk_cache(self) -> TrunkCache | None:
         """What the frozen layers below the trained ones compute, from the disk; None where that cannot be."""
@@ -206,7 +218,7 @@ class Run:
                 if self.stopping and step < self.total_steps:
                     raise Interrupted(f"stopped at step {step} of {self.total_steps}, state saved; go on with --resume")
         self._flush()
-        return self._finish(step)
+        return finish(self, step)
 
     def _agree_on_interrupt(self) -> None:
         """A signal may reach one process only; all of them must stop at the same step, or they wait forever."""
@@ -244,23 +256,34 @@ class Run:
     def _train_step(self, step: int, items: Sequence[Encoded]) -> None:
         """One optimiser step over `items`: the loss is their weighted mean, whatever the batches."""
         config, accelerator = self.config, self.accelerator
-        total = step_weight([item.group for item in items], config.loss)
+        groups = [item.group for item in items]
+        total = step_weight(groups, config.loss)
         batches = plan_batches([item.token_ids for item in items], self.tokens_at_once)
         world = accelerator.num_processes
         mine = dealt(batches, accelerator.process_index, world)
         self.meter.begin(step + 1)
+        side = SideStep(self, items, mine, n_batches=len(batches)) if config.loss.needs_sides else None
         for n, (members, counts) in enumerate(mine):
             part = [items[i] for i in members]
-            packed = pack(part).to(accelerator.device)
+            packed = pack(part)
+            text = None
+            if side is not None:
+                packed, text = side.text_of(members, packed)
+            packed = packed.to(accelerator.device)
             pairs = make_pair_batch([item.group for item in part], packed.first_row_G, total, config.loss)
             pairs = pairs.to(accelerator.device)
-            given_TH = self._given(part, packed)
+            given_TH = self.given(part, packed)
             last = n == len(mine) - 1
-            for parallel, loss in zip(self.parallel, self.losses, strict=True):
+            for m, (parallel, loss) in enumerate(zip(self.parallel, self.losses, strict=True)):
                 with nullcontext() if last or self.sharded else accelerator.no_sync(parallel):
-                    with accelerator.autocast():
-                        rewards_R = parallel(batch=packed, given_TH=given_TH)
-                    output = loss(rewards_R, pairs)
+                    if side is None:
+                        with accelerator.autocast():
+                            rewards_R = parallel(batch=packed, given_TH=given_TH)
+                        output = loss(rewards_R, pairs)
+                    else:
+                        with accelerator.autocast():
+                            found = parallel(batch=packed, given_TH=given_TH, text=text)
+                        rewards_R, output = found.quality_R, side.loss(m, members, found, pairs)
                     # Processes average their gradients; the step's loss is the sum of its parts.
                     accelerator.backward(output.loss * (world if counts else 0.0))
                 self.meter.add(part, packed, output, rewards_R, counts=counts)
@@ -277,7 +300,7 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.meter.end(norm, self.optimizer.param_groups[0]["lr"])
 
-    def _given(self, items: Sequence[Encoded], packed: PackedBatch) -> torch.Tensor | None:
+    def given(self, items: Sequence[Encoded], packed: PackedBatch) -> torch.Tensor | None:
         """What all members have in common, once: from the disk, or computed for this batch."""
         if self.cache is not None:
             return self.cache.given(items, packed)
@@ -292,7 +315,7 @@ class Run:
         self.accelerator.unscale_gradients()
         norms = [
             clip([p for m in pair for p in m.parameters() if p.requires_grad], limit)
-            for pair in zip(self.models, self.losses, strict=True)
+            for pair in zip(self.models, self.losses, self.sides, strict=True)
         ]
         return torch.stack(norms).mean()
 
@@ -368,12 +391,12 @@ class Run:
 
     def evaluate(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """What the loop watches on the held-out groups, and their temperature: see `held_out_metrics`."""
-        rewards = [rewards_MK.mean(axis=0) for rewards_MK in self._rewards(self.eval_data.encoded)]
+        rewards = [rewards_MK.mean(axis=0) for rewards_MK in self.rewards(self.eval_data.encoded)]
         self._train_mode()
         return held_out_metrics([item.group for item in self.eval_data.encoded], rewards)
 
     @torch.no_grad()
-    def _rewards(self, encoded: Sequence[Encoded]) -> list[np.ndarray]:
+    def rewards(self, encoded: Sequence[Encoded]) -> list[np.ndarray]:
         """[M, K] rewards of each group by each member; processes share the work."""
         for model in self.models:
             model.eval()
@@ -382,7 +405,7 @@ class Run:
         for members, counts in dealt(batches, self.accelerator.process_index, self.accelerator.num_processes):
             part = [encoded[i] for i in members]
             packed = pack(part).to(self.accelerator.device)
-            given_TH = self._given(part, packed)
+            given_TH = self.given(part, packed)
             with self.accelerator.autocast():
                 rewards_MR = torch.stack([model(batch=packed, given_TH=given_TH) for model in self.models])
             values_MR = rewards_MR.double().cpu().numpy()
@@ -427,102 +450,6 @@ class Run:
         self.tell(f"resuming at step {step} of {self.total_steps}")
         return step
 
-    # -- the end ------------------------------------------------------------------------------------------
-
-    def _finish(self, step: int) -> dict[str, Any]:
-        """Take the kept weights, measure once more, write the artifact, clear the run's state."""
-        config = self.config
-        self.accelerator.wait_for_everyone()
-        if self.kept is not None and self.kept["step"] != step:
-            checkpoint.load_best(config.run_folder, self.kept["step"], self.modules)
-            self.tell(f"keeping the weights of step {self.kept['step']}, the best evaluation")
-        for model in self.models:
-            model.eval()
-        probe = some(self.eval_data.encoded or self.train_data.encoded, tokens=4096 // len(self.models))
-        rewards_MR = np.concatenate(self._rewards(probe), axis=1)
-        reached = self._speed()
-        meta = self._meta(step, self._reference(rewards_MR.mean(axis=0), len(probe))) | {"speed": reached}
-        whole = {name: full(t).cpu() for name, t in self.models[0].state_dict().items()} if self.sharded else {}
-        if self.main:
-            # Without the autocast wrapper: the artifact is float32, and so are its parity figures.
-            models = [self.accelerator.unwrap_model(p, keep_fp32_wrapper=False) for p in self.parallel]
-            if self.sharded:
-                models, _ = make_members(self._load_base(), config)
-                models[0].load_state_dict(whole)
-            options: dict[str, Any] = {
-                "meta": meta,
-                "probe": probe,
-                "overwrite": config.overwrite,
-                "extra": self._copy_run,
-            }
-            if len(models) == 1:
-                meta = save_reward_model(models[0], self.renderer, config.output, **options)
-            else:
-                meta = save_ensemble(
-                    models, self.renderer, config.output, member_means=rewards_MR.mean(axis=1).tolist(), **options
-                )
-            checkpoint.remove(config.run_folder)
-        if config.tracker != "none":
-            self.accelerator.end_training()
-        self.tell(f"reward model in {config.output} ({clock(self.state['seconds'])} of training)")
-        return meta
-
-    def _speed(self) -> dict[str, Any]:
-        totals = {**self.state, "seconds": self.state["step_seconds"]}
-        reached = speed(self.models, self.accelerator, self.precision, given=self.cache is not None, totals=totals)
-        self.tell(
-            f"{reached['tokens_per_second']:.0f} distinct tokens/s, {reached['shared_tokens']:.0%} of tokens shared; "
-            f"{reached['mfu']:.0%} of this machine's {reached['peak_gflops']:.0f} GFLOP/s, "
-            f"{reached['peak_memory_gb']:.1f} GB at most"
-        )
-        return reached
-
-    def _reference(self, rewards: np.ndarray, n_groups: int) -> dict[str, Any]:
-        """Mean and spread of the kept model's rewards, and of what: the kept evaluation, or a few groups."""
-        if self.kept is not None:
-            metrics = self.kept["metrics"]
-            n = sum(len(item.token_ids) for item in self.eval_data.encoded)
-            return {"mean": metrics["reward_mean"], "std": metrics["reward_std"], "n": n, "responses": "held-out"}
-        return {
-            "mean": float(rewards.mean()),
-            "std": float(rewards.std()),
-            "n": len(rewards),
-            "responses": f"the first {n_groups} training groups",
-        }
-
-    def _meta(self, step: int, reference: dict[str, Any]) -> dict[str, Any]:
-        kept = self.kept
-        return {
-            "rewardsmith": version("rewardsmith"),
-            "base_model": self.config.model,
-            "normalisation": {"applied": "none", "reference": reference},
-            "calibration": kept["calibration"] if kept else None,
-            "metrics": {"held_out": kept["metrics"] if kept else None, "kept_step": kept["step"] if kept else step},
-            "training": {
-                "steps": step,
-                "groups": len(self.train_data.encoded),
-                "pairs": self.train_data.n_pairs,
-                "distinct_tokens": self.state["tokens"],
-                "seconds": round(self.state["seconds"], 1),
-                "precision": self.precision,
-                "device": str(self.accelerator.device),
-                "processes": self.accelerator.num_processes,
-            },
-            "data": {
-                "train": sources(self.config.data, self.train_data),
-                "eval": sources(self.config.eval_data, self.eval_data),
-                "rendering": self.renderer.report.to_dict()
-                | {"dropped": len(self.train_data.left_out) + len(self.eval_data.left_out)},
-                "left_out": (self.train_data.left_out + self.eval_data.left_out)[:1000],
-            },
-            "config": json.loads(json.dumps(asdict(self.config), default=str)),
-        }
-
-    def _copy_run(self, folder: Path) -> None:
-        """The training curve stays with the model."""
-        if (self.config.run_folder / METRICS).exists():
-            shutil.copy(self.config.run_folder / METRICS, folder / "training_metrics.jsonl")
-
     # -- small things -------------------------------------------------------------------------------------
 
     @property
@@ -536,36 +463,3 @@ class Run:
     def tell(self, text: str) -> None:
         if self.loud:
             say(text)
-
-
-class Interruptible(Protocol):
-    """What can be asked to stop."""
-
-    interrupted: bool
-
-    def tell(self, text: str) -> None: ...
-
-
-class InterruptGuard:
-    """The first Ctrl-C (or SIGTERM) asks the loop to save and stop; a second Ctrl-C stops at once."""
-
-    def __init__(self, run: Interruptible) -> None:
-        self.run = run
-        self.old: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self.old[number] = signal.signal(number, self._handle)
-            except ValueError:  # not the main thread: the caller's business
-                return
-
-    def _handle(self, number: int, _: Any) -> None:
-        if self.run.interrupted:
-            raise KeyboardInterrupt
-        self.run.interrupted = True
-        self.run.tell("stopping after this step; the state will be saved (Ctrl-C again stops at once)")
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self.old.items():
-            signal.signal(number, handler)

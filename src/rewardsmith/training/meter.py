@@ -16,6 +16,8 @@ from rewardsmith.text.pack import PackedBatch
 from rewardsmith.text.render import Encoded
 from rewardsmith.training.objective import LossOutput
 
+# What every run sums up; an option's further terms are logged under their own names.
+OWN = ("loss", "correct", "decided", "margin", "reward_sum", "n_rewards", "tokens", "row_tokens", "grad_norm")
 COMPUTE = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -50,7 +52,7 @@ class Meter:
             "tokens": float(batch.n_tokens),
             "row_tokens": float(batch.n_row_tokens),
         }
-        for name, value in sums.items():
+        for name, value in (sums | output.terms).items():
             record["sums"][name] = record["sums"].get(name, 0.0) + share * value
         record["groups"].append((items, output.group_loss_G))
 
@@ -93,6 +95,7 @@ class Meter:
                     "learning_rate": record["learning_rate"],
                     "tokens": round(v["tokens"]),
                     "row_tokens": round(v["row_tokens"]),
+                    **{name: v[name] for name in names if name not in OWN},
                 }
             )
         self.last = lines[-1]

@@ -89,7 +89,7 @@ def add_lora(model: RewardModel, config: TrainConfig, seed: int) -> str:
 
 
 def make_optimizer(
-    models: Sequence[RewardModel], losses: Sequence[PreferenceLoss], config: TrainConfig
+    models: Sequence[torch.nn.Module], losses: Sequence[PreferenceLoss], config: TrainConfig
 ) -> torch.optim.AdamW:
     """AdamW, fused where the device has it; decay on weight matrices only.
 

