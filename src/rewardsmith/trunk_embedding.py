@@ -47,7 +47,8 @@ def load_trunk(name: str, *, device: str = "auto", trust_remote_code: bool = Fal
     base = load_base(name, trust_remote_code=trust_remote_code)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Trunk(name, base.trunk.to(device).eval(), base.tokenizer)
+    body: Any = base.trunk
+    return Trunk(name, body.to(device).eval(), base.tokenizer)
 
 
 class TrunkEmbedder:
@@ -78,7 +79,8 @@ class TrunkEmbedder:
 
     def _states(self, texts: Sequence[str]) -> tuple[Floats, np.ndarray]:
         """([N, H] mean state of each text, [N] whether its language is known), in padded batches of like length."""
-        rows = [self.trunk.tokenizer(text, add_special_tokens=False)["input_ids"][:MOST_TOKENS] or [0] for text in texts]
+        read = self.trunk.tokenizer
+        rows = [read(text, add_special_tokens=False)["input_ids"][:MOST_TOKENS] or [0] for text in texts]
         state_NH: Floats | None = None
         with Bar("reading prompts with the trunk", len(texts), quiet=self.quiet) as bar:
             for part in self._batches([len(row) for row in rows]):

@@ -27,8 +27,8 @@ MARK = {"serious": "!", "look": "?", "note": " "}
 
 @dataclass(frozen=True, kw_only=True)
 class DataCoverage(ScorerOptions):
-    """What preference data covers and what it does not: topics, languages, lengths, turns, safety, opinions, formats and
-    sources with their label balance, holes against a target set, near duplicates, contamination against benchmarks.
+    """What preference data covers and what it does not: topics, languages, lengths, turns, safety, opinions, formats
+    and sources with their label balance, holes against a target set, near duplicates, contamination against benchmarks.
 
     Example: rewardsmith data coverage prefs.jsonl --target my-prompts.txt --benchmarks bench.json --page coverage.html
     """
@@ -44,8 +44,8 @@ class DataCoverage(ScorerOptions):
     """Tell topics and neighbours by this model's trunk (a reward model or a base model). Default: by the data's own
     words, which takes no model."""
     scores: str | None = None
-    """The rows that score wrote for these files (.jsonl, .jsonl.gz or .parquet), or a reward model: its accuracy in every
-    cell, its errors on the map."""
+    """The rows that score wrote for these files (.jsonl, .jsonl.gz or .parquet), or a reward model: its accuracy in
+    every cell, its errors on the map."""
     page: str | None = None
     """Write a page with a map of the data here (.html)."""
     clusters: int | None = None
@@ -183,5 +183,3 @@ def cell_line(row: dict[str, Any], with_model: bool, with_target: bool) -> str:
     if with_model:
         line += f"{percent(row['model_accuracy']['value']):>9}"
     return line + (f"{percent(row['target_share']):>9}" if with_target else "")
-
-

@@ -17,6 +17,7 @@ COLOURS = 8  # that are told apart; further values are grey
 MAP_WIDTH, MAP_HEIGHT, MARGIN = 1000, 640, 16
 MOST_LABELS = 14  # topics that are named on the map
 VIEWS = ("topic", "source", "language", "safety", "turns")
+ERRORS = {"e0": "right in every pair", "e1": "wrong in up to half", "e2": "wrong in more than half", "e3": "no reward"}
 NAME_PARTS = 2  # words of a topic's name on the map
 Points = Sequence[Mapping[str, Any]]
 
@@ -49,18 +50,17 @@ def coverage_page(result: Mapping[str, Any], points: Points) -> str:
 def headline(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(number, what it is, remark) of the facts that open the page."""
     duplicates = result["duplicates"]
+    alike = f"; {count(duplicates['alike'])} pairs more are alike" if duplicates["alike"] else ""
     facts = [
         (count(result["prompts"]), "distinct prompts", f"in {counted(result['groups'], 'group')}"),
         (count(result["pairs"]), "pairs", f"{count(result['ties'])} of them ties"),
-        (count(duplicates["near"]), "near duplicates", f"prompts that nearly repeat another; {count(duplicates['alike'])} "
-         "more are alike in most of their words" if duplicates["alike"] else "prompts that nearly repeat another"),
-    ]  # fmt: skip
+        (count(duplicates["near"]), "near duplicates", "prompts that nearly repeat another" + alike),
+    ]
     target = result["target"]
     if target is not None and target["prompts"]["far"] is not None:
-        far = target["prompts"]["far"]
-        facts.append(
-            (percent(far["value"]), "of the target's prompts are far", f"{spanned(far)}; 5% of a target like the data")
-        )
+        far, expected = target["prompts"]["far"], target["prompts"]["expected"]
+        remark = f"{spanned(far)}; {percent(expected)} of a target like the data"
+        facts.append((percent(far["value"]), "of the target's prompts are far", remark))
     if result["benchmarks"]:
         n = sum(row["contaminated"] for row in result["benchmarks"])
         of = counted(sum(row["prompts"] for row in result["benchmarks"]), "prompt")
@@ -108,6 +108,8 @@ def map_views(result: Mapping[str, Any], points: Points) -> list[dict[str, Any]]
 
 def slice_view(key: str, values: Counter[str]) -> dict[str, Any]:
     order = [value for value, _ in values.most_common()]
+    if key == "topic":  # by their numbers, which stand on the map
+        order.sort(key=lambda name: int(name.partition(":")[0]) if name[:1].isdigit() else MAP_WIDTH)
     # Topics are numbered on the map, so that colours may come again.
     code = {value: k % COLOURS if key == "topic" or k < COLOURS else COLOURS for k, value in enumerate(order)}
     legend = [(f"c{code[value]}", value, values[value]) for value in order[: 40 if key == "topic" else COLOURS]]
@@ -126,16 +128,16 @@ def hole_view(points: Points) -> dict[str, Any]:
     ]
     note = (
         "A target prompt is far where its nearest prompt of the data is farther than 95% of the data's own prompts are "
-        "from their nearest. The map is flat and the distance is not: a far prompt may be drawn beside others."
+        "from their nearest, or where it shares no word with any. The map is flat and the distance is not: a far "
+        "prompt may be drawn beside others."
     )
     return {"key": "hole", "title": "hole", "code": {}, "legend": legend, "note": note}
 
 
 def error_view(points: Points) -> dict[str, Any]:
     classes = Counter(error_class(point) for point in points if point["kind"] == "data")
-    names = (("e0", "right in every pair"), ("e1", "wrong in up to half"), ("e2", "wrong in more than half"), ("e3", "no reward"))
-    legend = [(code, name, classes[code]) for code, name in names if classes[code]]
-    return {"key": "error", "title": "error of the model", "code": {}, "legend": legend, "note": ""}  # fmt: skip
+    legend = [(code, name, classes[code]) for code, name in ERRORS.items() if classes[code]]
+    return {"key": "error", "title": "error of the model", "code": {}, "legend": legend, "note": ""}
 
 
 def error_class(point: Mapping[str, Any]) -> str:
@@ -239,5 +241,3 @@ def interval_cell(interval: Mapping[str, float | None]) -> str:
     value = f"{interval['value']:.0%}"
     low, high = interval["low"], interval["high"]
     return value if low is None or high is None else f"{value} ({100 * low:.0f} to {100 * high:.0f})"
-
-

@@ -33,9 +33,9 @@ RUN = 8  # words
 FOUND = 0.5  # of an item's runs
 FEWEST_WORDS = 20  # of an answer: shorter ones are set phrases
 EXAMPLES = 8
-MORE_FACTORS = np.concatenate(
-    [FACTORS, np.array([0x27D4EB2F, 0x165667B1, 0xD3A2646C, 0xFD7046C5, 0xB55A4F09])]
-).astype(np.uint64)
+MORE_FACTORS = np.concatenate([FACTORS, np.array([0x27D4EB2F, 0x165667B1, 0xD3A2646C, 0xFD7046C5, 0xB55A4F09])]).astype(
+    np.uint64
+)
 
 Runs = NDArray[np.uint64]
 
@@ -113,10 +113,8 @@ def contamination(
     examples [{text, found, share, source, like}].
     """
     asked = [text_of(item.prompt) for item in items]
-    answers = [
-        (i, answer) for i, item in enumerate(items) for answer in item.answers if len(answer.split(maxsplit=FEWEST_WORDS)) >= FEWEST_WORDS
-    ]
-    index = RunIndex.of([*asked, *(answer for _, answer in answers)])
+    answers = [answer for item in items for answer in item.answers if len(answer.split()) >= FEWEST_WORDS]
+    index = RunIndex.of([*asked, *answers])
     text_sources = []
     for number, (text, source) in enumerate(data_texts):
         index.look(text, number)
@@ -128,14 +126,12 @@ def contamination(
     distance_I, neighbour_I = nearest(benchmark.near_NX, data.near_NX)
     close_I = benchmark.judged_N & (distance_I < alike)
     like = {int(i): int(neighbour_I[i]) for i in np.flatnonzero(close_I) if i not in in_runs and i not in near}
-    examples = [example(asked[i], "runs of eight words", share, text_sources[where]) for i, (share, where) in in_runs.items()]
+    examples = [example(asked[i], "runs of words", share, text_sources[where]) for i, (share, where) in in_runs.items()]
     examples += [
-        example(asked[i], "near duplicate", None, sources[u], prompts[u])
-        for i, u in near.items()
-        if i not in in_runs
+        example(asked[i], "near duplicate", None, sources[u], prompts[u]) for i, u in near.items() if i not in in_runs
     ]
     examples += [
-        example(answers[a][1], "answer, runs of eight words", share, text_sources[where])
+        example(answers[a], "answer, runs of words", share, text_sources[where])
         for a, (share, where) in answer_runs.items()
     ]
     looks = [

@@ -9,6 +9,8 @@ THIN = 20  # independent prompts of a cell: below it nothing can be learnt of it
 WANTED = 0.05  # of the target's prompts: a trait with so many is worth data
 BIASED = 0.65  # of a cell's labels that the surface tells, at the low end of its interval
 MOST_NAMED = 4
+ALIKE, MUCH_FARTHER = 0.55, 0.75  # chance that a target text is farther than one of the data
+MANY_FAR = 0.2  # of the target
 SERIOUS, LOOK, NOTE = "serious", "look", "note"
 DESCRIPTIVE = ("language", "prompt length", "turns", "safety", "opinion", "asks for", "answer form", "source", "topic")
 
@@ -135,7 +137,7 @@ def language_warnings(report: Report) -> list[Warning_]:
 def target_warnings(report: Report) -> list[Warning_]:
     if report["target"] is None:
         return [warn("no_target", NOTE, "Holes can only be told against a target set: give --target FILE.")]
-    found = []
+    found: list[Warning_] = []
     for what, facts in report["target"].items():
         if facts is not None:
             found += distance_warnings(what, facts)
@@ -154,25 +156,38 @@ def target_warnings(report: Report) -> list[Warning_]:
 
 
 def distance_warnings(what: str, facts: Mapping[str, Any]) -> Sequence[Warning_]:
-    far, off = facts["far"], facts["off"]
+    far, farther = facts["far"], facts["farther"]
     if far is None:
-        return [warn("too_few", LOOK, f"Distances of the target's {what} cannot be judged: fewer than 20 prompts of the data, or none of the target, are placed.")]
-    expected = facts["expected"]
+        return [
+            warn(
+                "too_few", LOOK,
+                f"Distances of the target's {what} cannot be judged: fewer than 20 texts of the data, or none of the "
+                "target, have a place.",
+            )
+        ]  # fmt: skip
     told = (
-        f"{share(far['value'])} of the target's {what} ({share(far['low'] or 0)} to {share(far['high'] or 0)}) have no "
-        f"near neighbour in the data, {share(off['value'])} lie off it by Mahalanobis distance; of a target like the "
-        f"data, {share(expected)} would"
+        f"{share(far['value'])} of the target's {what}{between(far)} have no near neighbour in the data; of a target "
+        f"like the data, {share(facts['expected'])} would. One of the target is farther from the data than one of the "
+        f"data in {share(farther['value'])} of comparisons{between(farther)}; alike would be 50%"
     )
-    if (far["low"] or 0.0) <= expected:
+    if (far["low"] or 0.0) <= facts["expected"] and (farther["low"] or 0.0) <= ALIKE:
         return [warn("covered", NOTE, f"{told}.")]
     names = "; ".join(f"{hole['name']} ({hole['far']:,} of {hole['texts']:,})" for hole in facts["holes"][:3])
-    return [warn("holes", SERIOUS if far["value"] > 0.2 else LOOK, f"{told}. Largest holes: {names}.")]
+    level = SERIOUS if far["value"] > MANY_FAR or farther["value"] > MUCH_FARTHER else LOOK
+    return [warn("holes", level, f"{told}. " + (f"Largest holes: {names}." if names else ""))]
+
+
+def between(interval: Mapping[str, float | None]) -> str:
+    low, high = interval["low"], interval["high"]
+    return "" if low is None or high is None else f" ({share(low)} to {share(high)})"
 
 
 def benchmark_warnings(report: Report) -> list[Warning_]:
     found = []
     for row in report["benchmarks"]:
-        more = f", and {row['answers_in_runs']:,} of {counted(row['answers'], 'answer')}" if row["answers_in_runs"] else ""
+        more = (
+            f", and {row['answers_in_runs']:,} of {counted(row['answers'], 'answer')}" if row["answers_in_runs"] else ""
+        )
         if row["contaminated"] or row["answers_in_runs"]:
             message = (
                 f"{row['name']}: {row['contaminated']:,} of {counted(row['prompts'], 'prompt')} are in the data "
@@ -191,5 +206,7 @@ def duplicate_warnings(report: Report) -> list[Warning_]:
     near = report["duplicates"]["near"]
     if not near:
         return []
-    message = f"{counted(near, 'prompt')} of {report['prompts']:,} nearly repeat another ({share(near / report['prompts'])})"
+    message = (
+        f"{counted(near, 'prompt')} of {report['prompts']:,} nearly repeat another ({share(near / report['prompts'])})"
+    )
     return [warn("duplicates", LOOK, f"{message}: they count once in the effective sizes.")]

@@ -1,8 +1,11 @@
 """Where a target set lies outside the data: nearest neighbour, Mahalanobis distance, and holes that have a name.
 
 Maths. d(t) = 1 - max_x cos(t, x) over the data's prompts x, each near duplicate once. What is far is told by the data
-itself: the 95th percentile of the distance from a prompt of the data to the nearest other. A target of the same kind as
-the data has 5% of its prompts beyond it, so the share beyond is to be read beside 5%.
+itself: the 95th percentile of the distance from a prompt of the data to the nearest other, or no word in common where
+that is so of more than 5% of them. A target of the same kind as the data has the same share beyond, so that is what
+the target's share is to be read beside. Without a threshold, r(t) is the share of the data's own distances that are
+below d(t), equal ones by half: its mean is the chance that a target prompt is farther than one of the data, 1/2 where
+they are alike.
 
 m(t)^2 = (t - mu)' S^-1 (t - mu), mu and S the data's mean and covariance, S shrunk (Ledoit and Wolf 2004); its
 threshold is made in the same way. The neighbour sees gaps inside the cloud, Mahalanobis what lies off it as a whole
@@ -37,6 +40,7 @@ BEYOND = 0.05  # share of the data's own prompts that are called far
 MOST_OWN = 5000  # prompts that the threshold rests on
 MOST_FITTED = 20_000  # that the covariance rests on
 MOST_HOLES = 12
+NOTHING_SHARED = 1 - 1e-6  # a distance above it: no word in common
 EXAMPLES = 3
 FEWEST_FOR_INTERVAL = 10  # texts of a hole
 DRAWS = 500
@@ -45,13 +49,19 @@ FEWEST = 20  # prompts of the data: below it no threshold is worth having
 
 @dataclass(frozen=True)
 class Distances:
-    """Of each target text: to the nearest text of the data and its number, and Mahalanobis; NaN where not judged."""
+    """Of each target text: to the nearest text of the data and its number, and Mahalanobis; NaN where not judged.
+
+    rank_T    share of the data's own distances that are below, equal ones by half
+    expected  share of the data's own texts that are beyond `near_limit`
+    """
 
     nearest_T: Floats
     neighbour_T: Ints
     mahalanobis_T: Floats
+    rank_T: Floats
     near_limit: float
     mahalanobis_limit: float
+    expected: float
     judged_T: NDArray[np.bool_]
 
     @property
@@ -76,14 +86,24 @@ def distances(data: Embedded, target: Embedded, seed: int = 0) -> Distances | No
     fitted = sample(len(base), MOST_FITTED, rng)
     mean_D, inverse_DD = gaussian(point_MD[fitted])
     near_T, index_T = nearest(target.near_NX, near_MX)
+    limit = min(float(np.quantile(own_nearest, 1 - BEYOND)), NOTHING_SHARED)
     return Distances(
         np.where(target.judged_N, near_T, np.nan),
         np.where(target.judged_N, base[index_T], -1),
         np.where(target.judged_N, mahalanobis(target.point_ND, mean_D, inverse_DD), np.nan),
-        float(np.quantile(own_nearest, 1 - BEYOND)),
+        np.where(target.judged_N, ranks(near_T, own_nearest), np.nan),
+        limit,
         float(np.quantile(mahalanobis(point_MD[fitted], mean_D, inverse_DD), 1 - BEYOND)),
+        float((own_nearest > limit).mean()),
         target.judged_N,
     )
+
+
+def ranks(value_T: Floats, own_N: Floats) -> Floats:
+    """The share of `own` below each value, equal ones by half. Rounded, so that what shares nothing is equal."""
+    ordered, rounded_T = np.sort(np.round(own_N, 6)), np.round(value_T, 6)
+    sides = [np.searchsorted(ordered, rounded_T, side=side) for side in ("left", "right")]
+    return np.asarray((sides[0] + sides[1]) / (2 * len(ordered)))
 
 
 def sample(n: int, most: int, rng: np.random.Generator) -> Ints:
@@ -124,12 +144,17 @@ def holes_report(
     data_texts, data_sources   of the data, by the numbers in `found.neighbour_T`
     """
     n = len(texts)
-    unknown = Counter(language_of(text) for text, judged in zip(texts, found.judged_T) if not judged) if found else {}
+    unknown = (
+        Counter(language_of(text) for text, judged in zip(texts, found.judged_T) if not judged)
+        if found
+        else Counter[str]()
+    )
     result: dict[str, Any] = {
         "texts": n,
         "judged": int(found.judged_T.sum()) if found else 0,
         "not_judged": dict(unknown.most_common()) if found else {},
-        "expected": BEYOND,
+        "expected": found.expected if found else None,
+        "farther": None,
         "far": None,
         "off": None,
         "near_limit": None,
@@ -140,6 +165,7 @@ def holes_report(
         return result
     judged_T, each = found.judged_T, np.arange(int(found.judged_T.sum()))
     result |= {
+        "farther": clustered_mean(found.rank_T[judged_T], each, seed=seed).to_json(),
         "far": clustered_mean(found.far_T[judged_T], each, seed=seed).to_json(),
         "off": clustered_mean(found.off_T[judged_T], each, seed=seed).to_json(),
         "near_limit": found.near_limit,
@@ -171,7 +197,7 @@ def hole(
         "far": len(inside),
         "share": share.to_json(),
         "off": float(found.off_T[judged].mean()) if len(judged) else None,
-        "languages": dict(Counter(language_of(texts[t]) for t in inside).most_common(3)),
+        "languages": dict(Counter(language_of(texts[t]) for t in inside.tolist()).most_common(3)),
         "examples": [far_example(texts, data_texts, data_sources, found, int(t)) for t in order[:EXAMPLES]],
     }
 
@@ -180,7 +206,7 @@ def far_example(
     texts: Sequence[str], data_texts: Sequence[str], data_sources: Sequence[str], found: Distances, t: int
 ) -> dict[str, Any]:
     """A far text and the nearest of the data; none where they share nothing."""
-    shares = found.nearest_T[t] < 1 - 1e-6
+    shares = found.nearest_T[t] < NOTHING_SHARED
     near = int(found.neighbour_T[t])
     return {
         "text": snippet(texts[t]),

@@ -1,10 +1,10 @@
 """`data coverage`: what preference data covers, what it does not, and what it shares with benchmarks.
 
-    found = coverage(groups, LightEmbedder, target=read_items(["prompts.txt"]))
-    for warning in found.report["warnings"]:
-        print(warning["message"])
+found = coverage(groups, LightEmbedder, target=read_items(["prompts.txt"]))
+for warning in found.report["warnings"]:
+    print(warning["message"])
 
-    G  groups     U  distinct prompts     T  target prompts, distinct     D  dimensions of the embedding
+G  groups     U  distinct prompts     T  target prompts, distinct     D  dimensions of the embedding
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ def coverage(
     clusters  of prompts; by default grown with the square root of their number, from 2 to 40
     say       told what is being done
 
-    Report: groups, prompts, pairs, ties, without_prompt, embedding {name, dimensions, prompts, placed, not_judged}, topics [{name,
-    prompts, examples}], languages, cells (see `cells.cells`), duplicates {exact, near, alike, examples}, target (None,
-    or {prompts, answers}: see `holes.holes_report`), benchmarks (see `contamination`), warnings [{kind, level,
-    message}], seed.
+    Report: groups, prompts, pairs, ties, without_prompt, embedding {name, dimensions, prompts, placed, not_judged},
+    topics [{name, prompts, examples}], languages, cells (see `cells.cells`), duplicates {exact, near, alike, examples},
+    target (None, or {prompts, answers}: see `holes.holes_report`), benchmarks (see `contamination`), warnings [{kind,
+    level, message}], seed.
 
     Raises DataError where no group has a prompt.
     """
@@ -243,7 +243,7 @@ def topic_facts(prompts: Prompts) -> list[dict[str, Any]]:
         rows.append({
             "name": name,
             "prompts": len(inside),
-            "examples": [snippet(prompts.texts[u]) for u in inside[order]],
+            "examples": [snippet(prompts.texts[u]) for u in inside[order].tolist()],
         })  # fmt: skip
     return rows
 

@@ -22,9 +22,10 @@ TURN_EDGES = (1, 2, 4)
 TURN_BINS = ("1 turn", "2 turns", "3 or 4 turns", "5 or more turns")
 
 STATES = re.compile(
-    r"\b(i (really |do |don't |strongly |firmly |personally |just )*(think|believe|feel|guess|suppose|doubt|prefer|agree|"
-    r"disagree)|i'm (sure|certain|convinced|pretty sure)|i am (sure|certain|convinced)|in my (opinion|view)|imo|"
-    r"if you ask me|(don't|do) you agree|isn't it|aren't they|right\?)",
+    r"\b(i (really |do |don't |strongly |firmly |personally |just )*"
+    r"(think|believe|feel|guess|suppose|doubt|prefer|agree|disagree)|"
+    r"i'm (sure|certain|convinced|pretty sure)|i am (sure|certain|convinced)|in my (opinion|view)|imo|"
+    r"if you ask me|(don't|do) you agree|isn't it|aren't they)\b|\bright\?",
     re.IGNORECASE,
 )
 ASKS = re.compile(
@@ -32,16 +33,22 @@ ASKS = re.compile(
     r"which (is|one is|do you) (better|best|prefer)|should i)\b",
     re.IGNORECASE,
 )
+COMPOSED = (
+    "essay|story|poem|song|letter|e-?mail|article|post|speech|review|script|haiku|joke|tweet|blog|proposal|dialogue|"
+    "lyrics|paragraph"
+)
+# The form that is asked for: the first that fits.
 FORMS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (name, re.compile(pattern, re.IGNORECASE))
     for name, pattern in (
-        ("code", r"```|\b(code|python|javascript|java|sql|html|css|regex|bash|function that|program that|c\+\+|script)\b"),
+        ("code", r"```|\b(code|python|javascript|java|sql|html|css|regex|bash|(function|program) that|script)\b|c\+\+"),
         ("JSON or a table", r"\b(json|yaml|xml|csv|table|spreadsheet|latex)\b"),
-        ("a list", r"\b(list|bullet|steps|step.by.step|(top|give me|name|tell me) (\w+ )?(\d+|two|three|four|five|ten))\b"),
+        ("a list", r"\b(list|bullet|steps|step.by.step)\b|"
+         r"\b(top|give me|name|tell me) (\w+ )?(\d+|two|three|four|five|ten)\b"),
         ("mathematics", r"\b(calculate|solve|equation|integral|derivative|probability|how many)\b|\d\s*[-+*/=^]\s*\d"),
-        ("a rewrite or summary", r"\b(summari[sz]e|summary|rewrite|paraphrase|translate|proofread|edit|rephrase|shorten)\b"),
-        ("a composed text", r"\b(write|compose|draft|create|generate)\b.{0,40}\b(essay|story|poem|song|letter|e-?mail|article|"
-         r"post|speech|review|script|haiku|joke|tweet|blog|proposal|dialogue|lyrics|paragraph)\b"),
+        ("a rewrite or summary",
+         r"\b(summari[sz]e|summary|rewrite|paraphrase|translate|proofread|edit|rephrase|shorten)\b"),
+        ("a composed text", rf"\b(write|compose|draft|create|generate)\b.{{0,40}}\b({COMPOSED})\b"),
     )
 )  # fmt: skip
 HOW_TO = re.compile(r"^\s*(how (do|can|to|would|should)|what('s| is) the best way)|\bhow (do|can) (i|you|we)\b", re.I)
@@ -140,5 +147,3 @@ def group_traits(group: Group) -> Traits:
     }
     tags = {f"tag {name}": value for name, value in group.tags.items()}
     return traits | tags
-
-
