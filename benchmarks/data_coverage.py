@@ -5,8 +5,8 @@
 The pairs are made from those of DATA (preference files of any shape) with a seed: a prompt is the prompt of one group
 with sentences of another's and with words replaced by words of the same files, in proportions drawn for each pair; a
 hundredth repeat the prompt of an earlier pair with one word more. Answers stay those of the group. So topics, lengths
-and labels are real and near duplicates are there, but the prompts are many. The verb runs in a process of its own, whose peak resident set the
-operating system reports. Exits 1 where it takes more than 180 s or 2,000 MB.
+and labels are real and near duplicates are there, but the prompts are many. The verb runs in a process of its own,
+whose peak resident set the operating system reports. Exits 1 where it takes more than 180 s or 2,000 MB.
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ STOP_WORDS: dict[str, frozenset[str]] = {
         "jouw schrijf geef over uit nog dan",
         "Swedish": "och att det är en ett jag du han hon vi inte på som för med av den till om har hur vad varför "
         "kan var när från så men eller mig min skriv ska skulle",
-        "Danish or Norwegian": "og at det er en et jeg du han hun vi ikke på som for med af av den til om har hvordan hva hvad "
+        "Danish or Norwegian": "og at det er en et jeg du han hun vi ikke på som for med af av den til om "
+        "har hvordan hva hvad "
         "hvorfor kan var når fra så men eller meg mig min skriv skal",
         "Finnish": "ja on ei se että en mikä mitä miten miksi kuinka voi ovat oli hän minä sinä me te he mutta tai "
         "kun jos niin kuin myös kirjoita olen olet sen tämä",
@@ -62,7 +63,8 @@ STOP_WORDS: dict[str, frozenset[str]] = {
         "volt",
         "Turkish": "ve bir bu da de için ne nasıl neden ile mi mı mu olarak daha çok var yok ben sen o ama veya "
         "gibi nedir yaz olan en kadar",
-        "Indonesian or Malay": "yang dan di ini itu dengan untuk tidak dari dalam pada adalah saya kamu anda apa bagaimana "
+        "Indonesian or Malay": "yang dan di ini itu dengan untuk tidak dari dalam pada adalah saya kamu "
+        "anda apa bagaimana "
         "mengapa akan bisa juga atau ke oleh tulis jelaskan",
         "Vietnamese": "và là của có không cho một các những được trong với này tôi bạn làm thế nào tại sao gì hãy "
         "viết để người về",
@@ -71,8 +73,7 @@ STOP_WORDS: dict[str, frozenset[str]] = {
 }  # fmt: skip
 
 # English words that say nothing of a prompt's topic, beside the stop words.
-FILLERS = frozenset(
-    """
+FILLER_WORDS = """
     go going goes gone went getting gets got think thinking thought say saying says said want wants wanted need
     needs needed find good best great better really sure someone someone's somebody something anything
     everything everyone anyone thing things way ways help hello hi hey okay thanks thank yeah yep well new take
@@ -81,8 +82,8 @@ FILLERS = frozenset(
     wouldn't couldn't doesn't didn't isn't aren't wasn't weren't hasn't haven't since else maybe actually
     already always every each another person people able doing done made makes making called keep feel little
     big old long able bit following
-    """.split()
-)
+"""
+FILLERS = frozenset(FILLER_WORDS.split())
 ENGLISH_STOPS = STOP_WORDS[ENGLISH] | FILLERS
 
 # The scripts of one language, then those that several share; each a character class.
@@ -118,7 +119,7 @@ SCRIPTS = {name: re.compile(f"[{letters}]") for name, letters in (SEVERAL | ONE_
 # Letters that tell languages of one script apart, the most telling first.
 TELLING = {
     "Cyrillic": [("Ukrainian", "[їєґЇЄҐ]"), ("Serbian or Macedonian", "[ђћљњјџЂЋЉЊЈЏ]"), ("Belarusian", "[ўЎ]"),
-                 ("Kazakh", "[әғқңұһӘҒҚҢҰҺ]"), ("Russian", "[ыэёЫЭЁ]"), ("Bulgarian", "ъ")],
+                 ("Kazakh", "[әғқңұһӘҒҚҢҰҺ]"), ("Russian", r"[ыэёЫЭЁ]|\b(что|если|они|меня|почему|мне|чтобы|лучше)\b"), ("Bulgarian", r"ъ|\b(какво|със|това|защо)\b")],
     "Arabic": [("Urdu", "[ٹڈڑںے]"), ("Persian", "[پچژگ]|است")],
     "Devanagari": [("Marathi", "आहे|मध्ये|ळ"), ("Hindi", "है|हैं|का|की|के|में|और|क्या")],
 }  # fmt: skip

@@ -187,7 +187,7 @@ def topics_of(texts: Sequence[str], place: Embedded, clusters: int | None, seed:
     few = len(placed) < embedding.FEWEST_FOR_CLUSTERS and clusters is None
     k = 1 if few else clusters or embedding.n_clusters(len(placed))
     topic_U[placed] = embedding.cluster(place.point_ND[placed], k, seed)
-    return topic_U, embedding.cluster_names([texts[u] for u in placed], topic_U[placed])
+    return topic_U, embedding.cluster_names([texts[u] for u in placed.tolist()], topic_U[placed])
 
 
 def with_topic(traits: Traits, prompts: Prompts, u: int) -> Traits:
@@ -296,7 +296,7 @@ def all_texts(groups: Sequence[Group]) -> Iterator[tuple[str, str]]:
 def distinct_items(items: Sequence[Item], seed: int) -> list[Item]:
     """The first item of each prompt, a sample of them where there are very many."""
     kept = list({user_text(item.prompt): item for item in reversed(items)}.values())[::-1]
-    return [kept[i] for i in sample(len(kept), MOST_TARGET, np.random.default_rng(seed))]
+    return [kept[i] for i in sample(len(kept), MOST_TARGET, np.random.default_rng(seed)).tolist()]
 
 
 def traits_of_target(asked: Sequence[Item], place_T: Embedded | None, prompts: Prompts) -> list[Traits]:
