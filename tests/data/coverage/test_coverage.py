@@ -1,4 +1,4 @@
-"""`data coverage`: cells by a second route, distances that are calibrated, contamination, and what bad input is told."""
+"""`data coverage`: cells by a second route, distances that are calibrated, contamination, and bad input."""
 
 from __future__ import annotations
 
@@ -23,9 +23,55 @@ from rewardsmith.errors import DataError
 from rewardsmith.report.coverage_page import coverage_page
 
 TOPICS = {
-    "cooking": "oven flour butter sugar dough bake cake bread yeast recipe kitchen salt pepper onion soup".split(),
-    "sailing": "boat sail wind harbour anchor mast rope tide keel rudder knot captain deck storm coast".split(),
-    "coding": "function loop array compiler pointer class variable debug stack thread socket parser regex".split(),
+    "cooking": [
+        "oven",
+        "flour",
+        "butter",
+        "sugar",
+        "dough",
+        "bake",
+        "cake",
+        "bread",
+        "yeast",
+        "recipe",
+        "kitchen",
+        "salt",
+        "pepper",
+        "onion",
+        "soup",
+    ],
+    "sailing": [
+        "boat",
+        "sail",
+        "wind",
+        "harbour",
+        "anchor",
+        "mast",
+        "rope",
+        "tide",
+        "keel",
+        "rudder",
+        "knot",
+        "captain",
+        "deck",
+        "storm",
+        "coast",
+    ],
+    "coding": [
+        "function",
+        "loop",
+        "array",
+        "compiler",
+        "pointer",
+        "class",
+        "variable",
+        "debug",
+        "stack",
+        "thread",
+        "socket",
+        "parser",
+        "regex",
+    ],
 }
 
 
@@ -155,7 +201,11 @@ def test_contamination_is_found_by_words():
 
 def test_near_duplicates_count_once():
     long = " ".join(TOPICS["cooking"])
-    groups = [*groups_of(30), group_of(f"Tell me of {long} now", "a", "b"), group_of(f"Tell me of {long} then", "a", "b")]
+    groups = [
+        *groups_of(30),
+        group_of(f"Tell me of {long} now", "a", "b"),
+        group_of(f"Tell me of {long} then", "a", "b"),
+    ]
     report = coverage(groups, LightEmbedder).report
     assert report["duplicates"]["near"] == 1
     whole = next(row for row in report["cells"] if row["dimension"] == "turns")
@@ -216,7 +266,7 @@ def test_the_verb_with_everything(tmp_path, capsys):
     assert result["benchmarks"][0]["contaminated"] == 60
     assert all(row["model_accuracy"]["value"] in (None, 1.0) for row in result["cells"])
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert page.count("<circle class=\"d ") == 60
+    assert page.count('<circle class="d ') == 60
     assert "<script" not in page
     assert not re.search(r"https?://|url\((?!#)|@import", page)
     assert main([*words, "--quiet"]) == 0

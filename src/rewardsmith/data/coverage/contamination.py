@@ -71,11 +71,10 @@ class RunIndex:
         rows = [np.searchsorted(run_H, row) for row in runs]
         return cls(run_H, rows, np.zeros(len(run_H), dtype=bool), np.full(len(run_H), -1, dtype=np.int64))
 
-    def look(self, text: str, number: int) -> None:
+    def look(self, runs: Runs, number: int) -> None:
         """Mark the runs that a text of the data has."""
         if not len(self.run_H):
             return
-        runs = long_runs(text)
         place = np.minimum(np.searchsorted(self.run_H, runs), len(self.run_H) - 1)
         hit = place[self.run_H[place] == runs]
         new = hit[~self.seen_H[hit]]
@@ -91,40 +90,65 @@ class RunIndex:
         return found
 
 
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark's items, with the points of their prompts, and the runs of prompts and of answers."""
+
+    name: str
+    items: Sequence[Item]
+    place: Embedded
+    answers: list[str]
+    index: RunIndex
+
+    @classmethod
+    def of(cls, name: str, items: Sequence[Item], place: Embedded) -> Benchmark:
+        answers = [answer for item in items for answer in item.answers if len(answer.split()) >= FEWEST_WORDS]
+        texts = [*(text_of(item.prompt) for item in items), *answers]
+        return cls(name, items, place, answers, RunIndex.of(texts))
+
+
 def contamination(
-    name: str,
-    items: Sequence[Item],
+    benchmarks: Sequence[Benchmark],
     data_texts: Iterable[tuple[str, str]],
     *,
     prompts: Sequence[str],
     sources: Sequence[str],
     data: Embedded,
-    benchmark: Embedded,
     alike: float,
-) -> dict[str, Any]:
-    """What one benchmark file shares with the data, ready for JSON.
+) -> list[dict[str, Any]]:
+    """What each benchmark shares with the data, ready for JSON. One pass over the data serves all of them.
 
     data_texts  (text, source) of every prompt and answer of the data
     prompts     the data's distinct prompts, with their `sources` and `data`, their points
-    benchmark   points of the items' prompts
     alike       cosine distance below which a neighbour is shown
 
-    Keys: name, prompts, answers, in_runs, answers_in_runs, near, alike (neighbours that neither of the others found),
-    examples [{text, found, share, source, like}].
+    Keys: name, prompts, answers, in_runs, answers_in_runs, near, contaminated (prompts found in either way), alike
+    (neighbours that neither found), examples [{text, found, share, source, like}].
     """
-    asked = [text_of(item.prompt) for item in items]
-    answers = [answer for item in items for answer in item.answers if len(answer.split()) >= FEWEST_WORDS]
-    index = RunIndex.of([*asked, *answers])
     text_sources = []
     for number, (text, source) in enumerate(data_texts):
-        index.look(text, number)
+        runs = long_runs(text)
+        for benchmark in benchmarks:
+            benchmark.index.look(runs, number)
         text_sources.append(source)
-    shares = index.shares()
+    return [found_of(one, text_sources, prompts, sources, data, alike) for one in benchmarks]
+
+
+def found_of(
+    benchmark: Benchmark,
+    text_sources: Sequence[str],
+    prompts: Sequence[str],
+    sources: Sequence[str],
+    data: Embedded,
+    alike: float,
+) -> dict[str, Any]:
+    items, answers, shares = benchmark.items, benchmark.answers, benchmark.index.shares()
+    asked = [text_of(item.prompt) for item in items]
     in_runs = {i: shares[i] for i in range(len(items)) if shares[i][0] >= FOUND}
     answer_runs = {a: shares[len(items) + a] for a in range(len(answers)) if shares[len(items) + a][0] >= FOUND}
     near = dict(near_matches([user_text(item.prompt) for item in items], prompts))
-    distance_I, neighbour_I = nearest(benchmark.near_NX, data.near_NX)
-    close_I = benchmark.judged_N & (distance_I < alike)
+    distance_I, neighbour_I = nearest(benchmark.place.near_NX, data.near_NX)
+    close_I = benchmark.place.judged_N & (distance_I < alike)
     like = {int(i): int(neighbour_I[i]) for i in np.flatnonzero(close_I) if i not in in_runs and i not in near}
     examples = [example(asked[i], "runs of words", share, text_sources[where]) for i, (share, where) in in_runs.items()]
     examples += [
@@ -139,7 +163,7 @@ def contamination(
         for i, u in sorted(like.items(), key=lambda pair: float(distance_I[pair[0]]))
     ]
     return {
-        "name": name,
+        "name": benchmark.name,
         "prompts": len(items),
         "answers": len(answers),
         "in_runs": len(in_runs),

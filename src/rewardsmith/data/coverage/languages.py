@@ -119,7 +119,8 @@ SCRIPTS = {name: re.compile(f"[{letters}]") for name, letters in (SEVERAL | ONE_
 # Letters that tell languages of one script apart, the most telling first.
 TELLING = {
     "Cyrillic": [("Ukrainian", "[їєґЇЄҐ]"), ("Serbian or Macedonian", "[ђћљњјџЂЋЉЊЈЏ]"), ("Belarusian", "[ўЎ]"),
-                 ("Kazakh", "[әғқңұһӘҒҚҢҰҺ]"), ("Russian", r"[ыэёЫЭЁ]|\b(что|если|они|меня|почему|мне|чтобы|лучше)\b"), ("Bulgarian", r"ъ|\b(какво|със|това|защо)\b")],
+                 ("Kazakh", "[әғқңұһӘҒҚҢҰҺ]"), ("Russian", r"[ыэёЫЭЁ]|\b(что|если|они|меня|почему|мне|чтобы|лучше)\b"),
+                 ("Bulgarian", r"ъ|\b(какво|със|това|защо)\b")],
     "Arabic": [("Urdu", "[ٹڈڑںے]"), ("Persian", "[پچژگ]|است")],
     "Devanagari": [("Marathi", "आहे|मध्ये|ळ"), ("Hindi", "है|हैं|का|की|के|में|और|क्या")],
 }  # fmt: skip

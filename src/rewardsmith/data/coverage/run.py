@@ -18,7 +18,7 @@ import numpy as np
 
 from rewardsmith.data.coverage import embedding, findings
 from rewardsmith.data.coverage.cells import Pairs, Table, cells, pairs_of
-from rewardsmith.data.coverage.contamination import contamination
+from rewardsmith.data.coverage.contamination import Benchmark, contamination
 from rewardsmith.data.coverage.embedding import Embedded, Embedder
 from rewardsmith.data.coverage.holes import Distances, distances, holes_report, sample, target_clusters
 from rewardsmith.data.coverage.items import Item
@@ -124,21 +124,20 @@ def coverage(
         say("holes")
         found, facts = prompt_holes(asked, place_T, prompts, seed)
         report["target"] = {"prompts": facts, "answers": answer_holes(groups, target, make_embedder, seed)}
-    for name, items in (benchmarks or {}).items():
-        say(f"benchmark {name}")
-        kept = [items[i] for i in sample(len(items), MOST_TARGET, np.random.default_rng(seed))]
-        place_I = embedder.embed([user_text(item.prompt) for item in kept])
-        report["benchmarks"].append(
-            contamination(
-                name,
-                kept,
-                all_texts(groups),
-                prompts=prompts.texts,
-                sources=prompts.sources,
-                data=prompts.place,
-                benchmark=place_I,
-                alike=embedder.alike,
-            )
+    if benchmarks:
+        say("benchmarks")
+        looked_for = []
+        for name, items in benchmarks.items():
+            kept = [items[i] for i in sample(len(items), MOST_TARGET, np.random.default_rng(seed)).tolist()]
+            place_I = embedder.embed([user_text(item.prompt) for item in kept])
+            looked_for.append(Benchmark.of(name, kept, place_I))
+        report["benchmarks"] = contamination(
+            looked_for,
+            all_texts(groups),
+            prompts=prompts.texts,
+            sources=prompts.sources,
+            data=prompts.place,
+            alike=embedder.alike,
         )
     report["warnings"] = findings.warnings_of(report)
     points: list[dict[str, Any]] = []
