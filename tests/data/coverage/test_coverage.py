@@ -146,6 +146,8 @@ def test_a_target_like_the_data_is_covered_and_another_is_a_hole():
     assert sum(hole["far"] for hole in far["holes"]) == pytest.approx(60 * far["far"]["value"])
     assert all(set(hole["name"].split(", ")) <= set(TOPICS["coding"]) for hole in far["holes"])
     assert [w["level"] for w in other["warnings"] if w["kind"] == "holes"] == ["serious"]
+    points = coverage(groups, LightEmbedder, target=items_of("coding", 60, 7), with_map=True).points
+    assert sum(point["far"] for point in points) == pytest.approx(60 * far["far"]["value"])
 
 
 def test_distances_by_brute_force():

@@ -364,12 +364,10 @@ def map_points(
     data = placed[sample(len(placed), MAP_POINTS, rng)]
     target = np.zeros(0, dtype=np.int64)
     if place_T is not None:
-        placed_T = np.flatnonzero(place_T.placed_N)
-        target = placed_T[sample(len(placed_T), MAP_TARGET, rng)]
-    points = [prompts.place.point_ND[data]]
-    if place_T is not None:
-        points.append(place_T.point_ND[target])
-    xy_N2 = flat(np.concatenate(points), seed)
+        judged_T = np.flatnonzero(place_T.judged_N)
+        target = judged_T[sample(len(judged_T), MAP_TARGET, rng)]
+    shown = [*(prompts.texts[u] for u in data.tolist()), *(user_text(asked[t].prompt) for t in target.tolist())]
+    xy_N2 = flat(points_together(prompts.place, place_T, data, target, shown, seed), seed)
     error_U = errors_of(prompts, pairs)
     rows = []
     for (x, y), u in zip(xy_N2, data.tolist()):
@@ -390,6 +388,18 @@ def map_points(
             "far": bool(found is not None and found.far_T[t]),
         })  # fmt: skip
     return rows
+
+
+def points_together(
+    data: Embedded, target: Embedded | None, data_N: Ints, target_N: Ints, shown: Sequence[str], seed: int
+) -> embedding.Points:
+    """The points that are drawn. Words that only the target has give it no place among the data's, and what is far is
+    what the map is for: a light embedding is made anew of the texts that are shown.
+    """
+    if data.word_NV is not None:
+        return embedding.LightEmbedder(seed).fit(shown).point_ND
+    points = [data.point_ND[data_N], *([] if target is None else [target.point_ND[target_N]])]
+    return np.concatenate(points)
 
 
 def flat(point_ND: embedding.Points, seed: int) -> list[tuple[float, float]]:
