@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("text",),
     ("model",),
     ("scoring",),
-    ("scorers", "remote", "adjustment"),
+    ("scorers", "remote", "adjustment", "trunk_embedding"),
     ("score_cache", "bulk"),
     ("ensemble",),
     ("weight_averaging",),

@@ -76,6 +76,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "DataBalance",
         "weights that break what the surface predicts; doubtful labels",
     ),
+    "data coverage": (
+        "rewardsmith.verbs_coverage",
+        "DataCoverage",
+        "what the data covers and what it does not: cells, holes against a target, contamination",
+    ),
     "data select": ("rewardsmith.verbs_data", "DataSelect", "which pairs of a pool to have labelled next"),
     "refresh simulate": (
         "rewardsmith.verbs_simulate",

@@ -276,11 +276,7 @@ def fitted(pairs: Pairs, seed: int) -> dict[str, Any]:
     # Turned round at random, so that "first side better" is true for half the pairs.
     side_P = rng.choice([-1.0, 1.0], size=len(pairs.length_P))
     side_P[:2] = 1.0, -1.0  # both classes are there
-    score_P = np.zeros(len(pairs.length_P))
-    for fold in range(FOLDS):
-        held_P = pairs.fold_P == fold
-        weight_F = fit(pairs.difference_PF[~held_P], side_P[~held_P], pairs.weight_P[~held_P])
-        score_P[held_P] = pairs.difference_PF[held_P] @ weight_F
+    score_P = held_out_scores(pairs, side_P)
     longer_P, right_P, weight_P = wins(pairs.length_P), wins(score_P), pairs.weight_P
     return {
         "length_accuracy": clustered_mean(longer_P, pairs.prompt_P, weight_P, seed=seed).to_json(),
@@ -289,6 +285,19 @@ def fitted(pairs: Pairs, seed: int) -> dict[str, Any]:
         "auc": float(roc_auc_score(side_P > 0, score_P * side_P, sample_weight=weight_P)),
         "features": strongest(pairs, side_P),
     }
+
+
+def held_out_scores(pairs: Pairs, side_P: Floats) -> Floats:
+    """[P] each pair's score by a model that was fitted to the other folds' openings; above 0 it is right.
+
+    side_P  1 or -1: pairs of -1 are turned round for the fit, which needs both outcomes
+    """
+    score_P = np.zeros(len(pairs.length_P))
+    for fold in range(FOLDS):
+        held_P = pairs.fold_P == fold
+        weight_F = fit(pairs.difference_PF[~held_P], side_P[~held_P], pairs.weight_P[~held_P])
+        score_P[held_P] = pairs.difference_PF[held_P] @ weight_F
+    return score_P
 
 
 def wins(difference_P: Floats) -> Floats:
