@@ -40,11 +40,12 @@ operations = router("operations")
 
 
 class State(BaseModel):
-    """Whether the server answers, and with which model."""
+    """Whether the server answers, and with which model; `release` where it follows the releases of a project."""
 
     ready: bool
     model: str
     artifact: str | None
+    release: str | None = None
 
 
 def create_app(
@@ -118,7 +119,9 @@ async def health() -> Response:
 async def ready(service: TheService) -> State:
     if not service.ready:
         raise Refusal("unready", "the model is not warm, or the server is shutting down", retry_after=1.0)
-    return State(ready=True, model=service.engine.name, artifact=service.engine.artifact)
+    return State(
+        ready=True, model=service.engine.name, artifact=service.engine.artifact, release=service.engine.release
+    )
 
 
 @operations.get("/metrics", summary="For Prometheus", response_class=Response)
@@ -134,7 +137,7 @@ async def metrics(service: TheService) -> Response:
 async def reload(service: TheService) -> State:
     """Needs an admin key. Takes no argument: which folder is served was said when the server was started."""
     engine = await service.reload()
-    return State(ready=service.ready, model=engine.name, artifact=engine.artifact)
+    return State(ready=service.ready, model=engine.name, artifact=engine.artifact, release=engine.release)
 
 
 # -- refusals -----------------------------------------------------------------------------------------------

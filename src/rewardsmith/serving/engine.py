@@ -39,10 +39,14 @@ class Rows:
 
 
 class Engine:
-    """A loaded model under the name it is served by. `artifact` is a hash of what decides its rewards."""
+    """A loaded model under the name it is served by. `artifact` is a hash of what decides its rewards; `release` says
+    which release it is, where releases are followed.
+    """
 
-    def __init__(self, scorer: ModelScorer, name: str, *, artifact: str | None, meta: dict[str, Any]) -> None:
-        self.scorer, self.name, self.artifact, self.meta = scorer, name, artifact, meta
+    def __init__(
+        self, scorer: ModelScorer, name: str, *, artifact: str | None, meta: dict[str, Any], release: str | None = None
+    ) -> None:
+        self.scorer, self.name, self.artifact, self.meta, self.release = scorer, name, artifact, meta, release
         self.loaded = int(time.time())
         renderer = scorer.renderer
         if renderer.config.overlong == "error":  # one long group must not cost the others their answer
@@ -130,6 +134,7 @@ def load_engine(
     tokens_per_batch: int | None = None,
     device: str = "auto",
     precision: Precision = "float32",
+    release: str | None = None,
 ) -> Engine:
     """The engine of a folder or hub model; code that comes with a model is never run. ConfigError for an ensemble whose
     members read different tokens."""
@@ -141,4 +146,4 @@ def load_engine(
         raise ConfigError(f"{path}: its members read different tokens, and serve has rows of one tokenizer; serve each")
     on_cpu = not torch.cuda.is_available() or device == "cpu"
     scorer.tokens_per_batch = tokens_per_batch or (ON_CPU if on_cpu else ON_GPU)
-    return Engine(scorer, name or Path(path).name or path, artifact=artifact, meta=read_meta(path))
+    return Engine(scorer, name or Path(path).name or path, artifact=artifact, meta=read_meta(path), release=release)

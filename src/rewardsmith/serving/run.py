@@ -2,6 +2,8 @@
 
 SIGTERM and SIGINT  no new connections; what was accepted is answered; then the process ends
 SIGHUP              the model's folder is read again; requests under way keep the model they were tokenised for
+
+Where releases are followed, the same happens whenever another one is current (`follow`).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from rewardsmith.errors import ConfigError, ModelError
 from rewardsmith.progress import say
 from rewardsmith.serving.app import create_app
 from rewardsmith.serving.engine import Engine
+from rewardsmith.serving.follow import Follow
 from rewardsmith.serving.gate import is_loopback
 from rewardsmith.serving.keys import KeyRing
 from rewardsmith.serving.refusals import Refusal
@@ -132,6 +135,7 @@ def serve(
     cors_origins: Sequence[str] = (),
     log_texts: bool = False,
     log_requests: bool = True,
+    follow: Follow | None = None,
     on_started: Started = lambda address, stop: say(f"serving at {address}"),
 ) -> Service:
     """Serve until SIGTERM or SIGINT; returns the service, whose metrics say what was done.
@@ -168,10 +172,13 @@ def serve(
         )
         listening = listen(host, port)
         server = Server(config, on_started, service.reload)
+        following = None if follow is None else asyncio.create_task(follow.run(service))
         try:
             with suppress(SystemExit):  # uvicorn's way to end a start that failed; it has said why
                 await server.serve(sockets=[listening])
         finally:
+            if following is not None:
+                following.cancel()
             listening.close()
         if not server.started:
             raise ModelError("the server did not start: the model could not be warmed up (see above)")
