@@ -61,7 +61,7 @@ class GateOptions:
 
 
 @dataclass(frozen=True)
-class Tests:
+class Evidence:
     """Labelled groups with both models' rewards; `released` is None where nothing is released yet."""
 
     groups: Sequence[Group]
@@ -85,8 +85,8 @@ class Check:
 
 
 def judge(
-    frozen: Tests,
-    new_pairs: Tests | None,
+    frozen: Evidence,
+    new_pairs: Evidence | None,
     options: GateOptions,
     *,
     temperature: float | None = None,
@@ -119,7 +119,7 @@ def judge(
 # -- against the released model -------------------------------------------------------------------------------
 
 
-def _frozen_checks(tests: Tests, options: GateOptions, seed: int) -> list[Check]:
+def _frozen_checks(tests: Evidence, options: GateOptions, seed: int) -> list[Check]:
     new, released = tests.rows()
     if released is None:
         return [_better_than_a_coin(tests, seed)]
@@ -142,7 +142,7 @@ def _frozen_checks(tests: Tests, options: GateOptions, seed: int) -> list[Check]
     return [first, Check("slices", not worse, said, {"slices": slices})]
 
 
-def _better_than_a_coin(tests: Tests, seed: int) -> Check:
+def _better_than_a_coin(tests: Evidence, seed: int) -> Check:
     found = evaluate_rows(tests.groups, tests.new, seed=seed)["accuracy"] if tests.groups else {"value": None}
     if found["value"] is None:
         return Check("frozen tests", False, "frozen tests: there is no labelled pair", {"accuracy": found})
@@ -152,7 +152,7 @@ def _better_than_a_coin(tests: Tests, seed: int) -> Check:
     return Check("frozen tests", ok, f"{words}: {said}", {"accuracy": found})
 
 
-def _new_pairs_check(tests: Tests | None, options: GateOptions, *, first: bool, seed: int) -> Check:
+def _new_pairs_check(tests: Evidence | None, options: GateOptions, *, first: bool, seed: int) -> Check:
     name = "new pairs"
     if options.new_pairs == "skip" or first:
         reason = "not asked" if options.new_pairs == "skip" else "nothing is released to compare with"
@@ -179,7 +179,7 @@ def _new_pairs_check(tests: Tests | None, options: GateOptions, *, first: bool, 
 
 
 def _limit_checks(
-    tests: Tests,
+    tests: Evidence,
     options: GateOptions,
     temperature: float | None,
     thresholds: Gate | None,
