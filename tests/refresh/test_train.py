@@ -18,7 +18,9 @@ from rewardsmith.refresh.releases import digest_of, file_hashes
 from rewardsmith.refresh.train import Rounds, VariantOptions, mixed, train_rounds
 from rewardsmith.scorers import load_scorer
 from rewardsmith.training.config import TrainConfig
-from tests.refresh.conftest import asked
+from tests.refresh.tiny_policy import asked, policy, template
+
+__all__ = ["policy", "template"]  # fixtures
 
 REFERENCE = [asked(i) for i in range(200, 208)]
 ROUNDS = Rounds(groups=[asked(i) for i in range(24)], round_G=[0] * 12 + [1] * 12, reference=REFERENCE)
