@@ -191,7 +191,7 @@ def gate_model(
     The same trial again, of the same model by the same tests, is found in the store.
     """
     from rewardsmith.audit.gate import read_gate
-    from rewardsmith.audit.text_probes import builtin_probes
+    from rewardsmith.audit.run import builtin_probes
     from rewardsmith.model.artifact import read_meta
 
     candidate = find_model(store, model)
