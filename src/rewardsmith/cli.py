@@ -73,6 +73,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "data select": ("rewardsmith.verbs_data", "DataSelect", "which pairs of a pool to have labelled next"),
     "refresh init": ("rewardsmith.verbs_refresh", "RefreshInit", "a project that keeps a reward model fresh"),
+    "refresh run": ("rewardsmith.verbs_refresh_models", "RefreshRun", "the whole loop with an automatic labeller"),
     "refresh train": ("rewardsmith.verbs_refresh_models", "RefreshTrain", "a model from the labels of all rounds"),
     "refresh gate": ("rewardsmith.verbs_refresh_models", "RefreshGate", "may the new model be released?"),
     "refresh release": ("rewardsmith.verbs_refresh_models", "RefreshRelease", "make a model the one that is served"),

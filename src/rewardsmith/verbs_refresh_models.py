@@ -5,19 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from rewardsmith.errors import ConfigError
-from rewardsmith.verbs_common import Name, ScorerOptions
+from rewardsmith.progress import say
+from rewardsmith.verbs_common import Name, ScorerOptions, at_least, dropped_lines
 
 if TYPE_CHECKING:
     from rewardsmith.cli import Common
+    from rewardsmith.refresh.candidates import Recorded, Sampled
     from rewardsmith.refresh.project import Project
     from rewardsmith.training.config import TrainConfig
 
 Folder = Annotated[Name, tyro.conf.arg(metavar="PROJECT")]
+COLUMN = "column:"
 SET_HERE = ("data", "eval_data", "data_weights", "output", "resume", "overwrite")  # by the project, of train's options
 
 
@@ -209,3 +213,140 @@ class RefreshRollback:
     def show(self, result: dict[str, Any]) -> str:
         state = "is current now" if result["new"] else "was current already"
         return f"release {result['release']:04d}: {result['model']} {state}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefreshRun(ScorerOptions):
+    """The whole loop with an automatic labeller: answers, pairs, labels, training, gate and release, for a first model
+    and --rounds more. A run that was killed goes on where it was; one that is done says what it came to.
+
+    Options of the steps stand in refresh.toml under [train], [gate], [propose] and [run].
+
+    Example: rewardsmith refresh run project --policy my-policy --prompts prompts.txt --gold rm --model my-trunk
+    Example: rewardsmith refresh run project --candidates candidates.parquet --gold column:judge --rounds 4
+    """
+
+    project: Folder
+    """The project's folder."""
+    gold: str
+    """Who labels: a reward model (a folder or a server's http:// address), or column:NAME of --candidates."""
+    candidates: tuple[str, ...] = ()
+    """Files with several recorded answers to each prompt, as of optimize: the same ones in every round."""
+    policy: str | None = None
+    """Sample answers from this language model in every round instead; a name with {round} in it names another one in
+    each."""
+    prompts: tuple[str, ...] = ()
+    """With --policy: files of prompts, as of sample."""
+    n: int = 8
+    """With --policy: answers sampled to each prompt in a round, from which the round's policy draws."""
+    max_tokens: int = 128
+    """With --policy: longest answer."""
+    temperature: float = 1.0
+    """With --policy: of the samples."""
+    limit: int | None = None
+    """Use the first N prompts only."""
+    model: str | None = None
+    """The trunk of the reward models, as of train --model. Default: that of [train]."""
+    train_config: str | None = None
+    """A TOML file with options of `rewardsmith train`, which go before those of refresh.toml."""
+    rounds: int | None = None
+    """Rounds after the first model. Default: 2."""
+    labels: int | None = None
+    """Pairs labelled in each round, beside those that test. Default: the budget of [propose], or 200."""
+    answers: int | None = None
+    """Answers drawn for each prompt in a round. Default: 4."""
+    tests: int | None = None
+    """Pairs of held-out prompts labelled in each round, drawn blindly. Default: 50."""
+    pressure: float | None = None
+    """How hard the policy is pushed by the released reward: the spread of a prompt's rewards over beta. Default: 2."""
+    seed: int | None = None
+    """Seed of sampling, draws and proposals. Default: 0."""
+
+    def __post_init__(self) -> None:
+        at_least(n=(self.n, 2), max_tokens=(self.max_tokens, 1), limit=(self.limit, 1), labels=(self.labels, 1))
+        if bool(self.candidates) == (self.policy is not None):
+            raise ConfigError("give --candidates FILE..., or --policy MODEL with --prompts FILE...: one of the two")
+        if self.policy is not None and not self.prompts:
+            raise ConfigError("--policy needs --prompts FILE...")
+        if self.gold.startswith(COLUMN) and self.policy is not None:
+            raise ConfigError(f"--gold {self.gold}: answers that are sampled have no column; name a reward model")
+        if not self.temperature > 0:
+            raise ConfigError(f"--temperature {self.temperature}: give a number above 0")
+
+    def run(self, common: Common) -> dict[str, Any]:
+        from rewardsmith.cli import read_config
+        from rewardsmith.refresh.gate import GateOptions
+        from rewardsmith.refresh.loop import GoldLabeller, Loop, LoopOptions, propose_round, run_loop
+        from rewardsmith.refresh.project import open_project
+        from rewardsmith.refresh.propose import ProposeOptions
+
+        project = open_project(self.project)
+        more = read_config(self.train_config) if self.train_config is not None else {}
+        variant, template = train_options(project, {}, more | ({} if self.model is None else {"model": self.model}))
+        options = project.options("run", LoopOptions, {f.name: getattr(self, f.name) for f in fields(LoopOptions)})
+        gate = project.options("gate", GateOptions)
+        propose = project.options("propose", ProposeOptions, {"budget": self.labels, "seed": self.seed})
+        source = self._candidates(project, options.seed, common.quiet)
+        gold = source.gold if source.gold is not None else self.open(self.gold)
+        with project.open() as store:
+            loop = Loop(
+                project=project,
+                store=store,
+                options=options,
+                candidates=source,
+                propose=lambda loop, round: propose_round(loop, round, propose),
+                labeller=GoldLabeller(gold, f"gold {self.gold.rstrip('/').rpartition('/')[2]}"[:100]),
+                variant=variant,
+                template=template,
+                gate=gate,
+                open_model=self.open,
+                now=time.time,
+                gold=gold,
+                tell=(lambda _: None) if common.quiet else say,
+                quiet=common.quiet,
+            )
+            return run_loop(loop)
+
+    def _candidates(self, project: Project, seed: int, quiet: bool) -> Recorded | Sampled:
+        from rewardsmith.overoptimization.sample import Sampler, model_sampler, read_prompts
+        from rewardsmith.refresh.candidates import Recorded, Sampled
+        from rewardsmith.scoring import file_mark
+
+        if self.policy is None:
+            column = self.gold.removeprefix(COLUMN) if self.gold.startswith(COLUMN) else None
+            return Recorded(self.candidates, column, self.limit)
+        policy = self.policy
+        prompts, dropped = read_prompts(self.prompts, self.limit)
+        if dropped and not quiet:
+            say("\n".join(dropped_lines(dropped)))
+
+        def sampler(round: int) -> Sampler:
+            return model_sampler(
+                policy.replace("{round}", str(round)), n=self.n, max_tokens=self.max_tokens,
+                temperature=self.temperature, device=self.device, trust_remote_code=self.trust_remote_code,
+            )  # fmt: skip
+
+        identity = {
+            "policy": policy,
+            "prompts": [file_mark(Path(file)) for file in self.prompts],
+            "options": [self.n, self.max_tokens, self.temperature, self.limit, seed],
+        }
+        return Sampled(project.sampled, prompts, sampler, n=self.n, seed=seed, identity=identity)
+
+    def show(self, result: dict[str, Any]) -> str:
+        lines = [
+            f"round {r['round']}: {r['answers']} answers of {r['policy']} (KL {r['kl']:.2f}), "
+            + f"{r['labelled']} pairs labelled"
+            + ("" if r["gold"] is None else f", gold {_interval(r['gold'])}")
+            + f"; {r['model']}: {r['verdict']}"
+            + ("" if r["release"] is None else f", release {r['release']:04d}")
+            + "".join(f"\n  {reason}" for reason in r["reasons"])
+            for r in result["rounds"]
+        ]
+        released = "nothing is released" if result["release"] is None else f"released: {result['release']:04d}"
+        return "\n".join([*lines, released])
+
+
+def _interval(found: Mapping[str, float | None]) -> str:
+    bounds = "" if found["low"] is None else f" [{found['low']:.3f}, {found['high']:.3f}]"
+    return f"{found['value']:.3f}{bounds}"

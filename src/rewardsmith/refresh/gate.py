@@ -89,6 +89,7 @@ def judge(
     new_pairs: Evidence | None,
     options: GateOptions,
     *,
+    helped: int = 0,
     temperature: float | None = None,
     thresholds: Gate | None = None,
     audit: Mapping[str, Any] | None = None,
@@ -97,12 +98,13 @@ def judge(
 ) -> dict[str, Any]:
     """{"verdict": "pass" or "block", "reasons", "checks", "options"}, ready for JSON; `reasons` are those that block.
 
-    `new_pairs` None: there are none. `temperature` is the new artifact's; `thresholds` a gate file's (`audit.gate`).
+    `new_pairs` None: there are none; `helped` of them were chosen with a model's help. `temperature` is the new
+    artifact's; `thresholds` a gate file's (`audit.gate`).
     `audit` and `released_audit` are results of `audit.run.audit`, None where it was not run.
     """
     checks = [
         *_frozen_checks(frozen, options, seed),
-        _new_pairs_check(new_pairs, options, first=frozen.released is None, seed=seed),
+        _new_pairs_check(new_pairs, helped, options, first=frozen.released is None, seed=seed),
         *_limit_checks(frozen, options, temperature, thresholds, audit, seed),
     ]
     if audit is not None:
@@ -153,7 +155,7 @@ def _better_than_a_coin(tests: Evidence, seed: int) -> Check:
     return Check("frozen tests", ok, f"{words}: {said}", {"accuracy": found})
 
 
-def _new_pairs_check(tests: Evidence | None, options: GateOptions, *, first: bool, seed: int) -> Check:
+def _new_pairs_check(tests: Evidence | None, helped: int, options: GateOptions, *, first: bool, seed: int) -> Check:
     name = "new pairs"
     if options.new_pairs == "skip" or first:
         reason = "not asked" if options.new_pairs == "skip" else "nothing is released to compare with"
@@ -173,7 +175,9 @@ def _new_pairs_check(tests: Evidence | None, options: GateOptions, *, first: boo
     shown = low is not None and low > 0
     ok = shown if options.new_pairs == "shown" else d > 0
     said = "up" if shown else "up, though by no more than chance could do" if d > 0 else "not up"
-    return Check(name, ok, f"{words}: {said}", found)
+    if helped:  # the released model chose where it was least sure: it looks worse there than it is
+        said += f" ({helped} of them a model helped to choose, which flatters a new one)"
+    return Check(name, ok, f"{words}: {said}", found | {"helped": helped})
 
 
 # -- against limits -------------------------------------------------------------------------------------------

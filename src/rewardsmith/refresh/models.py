@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ import numpy as np
 
 from rewardsmith.data.convert import convert
 from rewardsmith.data.readers import read_groups
-from rewardsmith.data.schema import Group
-from rewardsmith.data.split import side_of
+from rewardsmith.data.schema import Group, Message, Messages
+from rewardsmith.data.split import side_of, unit_hash
 from rewardsmith.errors import ConfigError, DataError
 from rewardsmith.refresh import releases
 from rewardsmith.refresh.gate import Evidence, GateOptions, judge
-from rewardsmith.refresh.records import Model
+from rewardsmith.refresh.records import Model, NewComparison
 from rewardsmith.refresh.store import Store
 from rewardsmith.refresh.tables import draws, sa
 from rewardsmith.refresh.train import Rounds, VariantOptions, train_rounds
@@ -41,6 +42,10 @@ SPLIT_SEED = 20  # not a seed that training uses
 REFERENCE_PROMPTS, REFERENCE_ANSWERS = 64, 4
 OWN_TAGS = ("round", "policy_a", "policy_b")  # of the store: no slices of a test
 
+HELD_OUT = "held-out"  # the kind of pairs that only test
+BLIND = (HELD_OUT, "random", "imported")  # kinds that no model had a part in
+ENOUGH_BLIND = 20
+
 Open = Callable[[str], Scorer]  # a model's folder to its scorer
 
 
@@ -52,16 +57,50 @@ class Labelled:
     test: list[tuple[Group, int]]
 
     def tests_of(self, round: int) -> list[Group]:
-        return [group for group, r in self.test if r == round]
+        """The round's pairs on the test side that no model helped to choose; where these are few, all of them."""
+        tests = [group for group, r in self.test if r == round]
+        blind = [group for group in tests if group.tags["kind"] in BLIND]
+        return blind if len(blind) >= ENOUGH_BLIND or len(blind) == len(tests) else tests
+
+
+def is_test(prompt: Messages) -> bool:
+    """Whether a prompt is on the test side."""
+    group = Group(prompt=prompt, responses=((Message("assistant", ""),),))
+    return side_of(group, {"train": 1 - TEST_SHARE, "test": TEST_SHARE}, SPLIT_SEED) == "test"
 
 
 def labelled(store: Store) -> Labelled:
     """What is trained on and what is tested on, in the order that it was proposed."""
     sides = Labelled([], [])
-    shares = {"train": 1 - TEST_SHARE, "test": TEST_SHARE}
     for group in store.labelled_groups():
-        getattr(sides, side_of(group, shares, SPLIT_SEED)).append((group, int(group.tags["round"])))
+        (sides.test if is_test(group.prompt) else sides.train).append((group, int(group.tags["round"])))
     return sides
+
+
+def propose_tests(store: Store, round: int, n: int, *, seed: int, at: float) -> int:
+    """Queue up to `n` pairs of the round's answers to held-out prompts, one a prompt, drawn blindly; returns how many
+    there are of the round now. Again adds what is missing and nothing else.
+
+    Pairs that a model helped to choose would flatter the next one: they lie where the old one was least sure.
+    """
+    policies = [row["policy"] for row in store.policies() if row["round"] == round]
+    there = store.pairs_of_round(round, (HELD_OUT,), n)
+    done = {prompt for prompt, _, _ in there}
+    asked = [p.id for p in store.prompts(store.prompts_drawn(policies, round)) if is_test(p.messages)]
+    left = sorted((p for p in asked if p not in done), key=lambda p: unit_hash(f"{round} {p}", seed))
+    said, compared = store.drawn(left, policies, round), store.compared(left)
+    new: list[NewComparison] = []
+    for prompt in left:
+        pairs = [pair for pair in combinations(said[prompt], 2) if pair not in compared.get(prompt, ())]
+        if pairs and len(there) + len(new) < n:
+            a, b = min(pairs, key=lambda pair: unit_hash(f"{pair}", seed))
+            why = "drawn blindly on a prompt that no model is trained on: tests models on this round's answers"
+            pair = NewComparison(
+                prompt_id=prompt, a_id=a, b_id=b, round=round, kind=HELD_OUT, why=why, score=round + 1.0
+            )  # fmt: skip
+            new.append(pair)
+    store.add_comparisons(new, at)
+    return len(there) + len(new)
 
 
 # -- what is fixed once -----------------------------------------------------------------------------------------
@@ -217,6 +256,7 @@ def gate_model(
         _evidence(frozen, folder, released, open_model),
         _evidence(fresh, folder, released, open_model),
         options,
+        helped=sum(group.tags["kind"] not in BLIND for group in fresh),
         temperature=of_artifact(read_meta(folder)),
         thresholds=thresholds,
         audit=audits[0],
