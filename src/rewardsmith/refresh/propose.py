@@ -307,13 +307,14 @@ class Chooser:
         self.taken: dict[int, list[tuple[int, int]]] = {}
         self.index = NearIndex()
         self.places: list[tuple[int, int, int]] = []
-        self.passed_over: Counter[str] = Counter()
+        self.refused: dict[tuple[int, int], str] = {}
 
     def take(self, one: Candidate) -> bool:
-        """Whether the pair is taken; what it is refused for is counted."""
-        reason = self._refusal(one)
-        if reason:
-            self.passed_over[reason] += 1
+        """Whether the pair is taken; what it is refused for is kept."""
+        if one.pair in self.taken.get(one.prompt_id, ()):  # for another reason
+            return False
+        if reason := self._refusal(one):
+            self.refused.setdefault(one.pair, reason)
             return False
         self.add(one.prompt_id, *one.pair)
         return True
@@ -326,8 +327,6 @@ class Chooser:
 
     def _refusal(self, one: Candidate) -> str:
         mine = self.taken.get(one.prompt_id, [])
-        if one.pair in mine:
-            return "chosen for another reason"
         if len(mine) >= self.per_prompt:
             return "prompt used up"
         if jaccard(word_runs(self.texts.answer[one.a_id]), word_runs(self.texts.answer[one.b_id])) >= THRESHOLD:
@@ -378,7 +377,7 @@ def propose(store: Store, seen: Look, options: ProposeOptions, rewards: Rewards 
         "added": added,
         "kinds": {kind: sum(one.kind == kind for one in chosen) for kind in KINDS},
         "candidates": sum(map(len, ranked.values())),
-        "passed_over": dict(chooser.passed_over),
+        "passed_over": dict(Counter(chooser.refused.values())),
         "overlapping": sum(row.overlap > 1 for row in rows),
         "prompts": len(seen.new),
         "model": None if rewards is None else rewards.model,
