@@ -2,7 +2,7 @@
 
     python benchmarks/refresh_loop.py GOLD --policy POLICY --data DIR --work FOLDER [--rounds 2]
 
-GOLD is a reward model's folder that labels; POLICY samples its own answers to prompts of DIR's hh_harmless files anew
+GOLD is a reward model's folder that labels; POLICY samples its own answers to prompts of DIR's preference files anew
 in every round, and is the trunk of the reward models too. The policy of a round is that sample under pressure from the
 model that is released: what is printed is its KL, what it gets of the released reward and of gold, and the gate's
 sentences.
@@ -90,14 +90,14 @@ def main() -> None:
 
 
 def write_prompts(data: Path, file: Path, n: int) -> Path:
-    """The first `n` distinct prompts of one turn in the hh_harmless files, short ones, as a file of prompts."""
+    """The first `n` distinct prompts of one turn in the files, short ones, as a file of prompts."""
     from rewardsmith.data.readers import read_groups
     from rewardsmith.data.schema import text_of
 
     if file.exists():
         return file
     found: dict[str, str] = {}
-    for path in sorted(data.rglob("*harmless*.jsonl*")):
+    for path in sorted(data.rglob("*.jsonl*")):
         for group in read_groups(str(path)):
             text = text_of(group.prompt)
             if len(group.prompt) == 1 and 10 < len(text) < 200:

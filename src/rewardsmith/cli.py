@@ -78,6 +78,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "refresh gate": ("rewardsmith.verbs_refresh_models", "RefreshGate", "may the new model be released?"),
     "refresh release": ("rewardsmith.verbs_refresh_models", "RefreshRelease", "make a model the one that is served"),
     "refresh rollback": ("rewardsmith.verbs_refresh_models", "RefreshRollback", "go back to an earlier release"),
+    "refresh ingest": ("rewardsmith.verbs_refresh", "RefreshIngest", "what a policy said, into the project"),
+    "refresh propose": ("rewardsmith.verbs_refresh", "RefreshPropose", "which pairs are worth a label, and why"),
     "refresh status": ("rewardsmith.verbs_refresh", "RefreshStatus", "where a project stands, and what comes next"),
 }
 HELP = """usage: rewardsmith VERB [options]        rewardsmith VERB --help
