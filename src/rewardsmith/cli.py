@@ -73,13 +73,13 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "data select": ("rewardsmith.verbs_data", "DataSelect", "which pairs of a pool to have labelled next"),
     "refresh init": ("rewardsmith.verbs_refresh", "RefreshInit", "a project that keeps a reward model fresh"),
-    "refresh run": ("rewardsmith.verbs_refresh_models", "RefreshRun", "the whole loop with an automatic labeller"),
+    "refresh ingest": ("rewardsmith.verbs_refresh", "RefreshIngest", "what a policy said, into the project"),
+    "refresh propose": ("rewardsmith.verbs_refresh", "RefreshPropose", "which pairs are worth a label, and why"),
     "refresh train": ("rewardsmith.verbs_refresh_models", "RefreshTrain", "a model from the labels of all rounds"),
     "refresh gate": ("rewardsmith.verbs_refresh_models", "RefreshGate", "may the new model be released?"),
     "refresh release": ("rewardsmith.verbs_refresh_models", "RefreshRelease", "make a model the one that is served"),
     "refresh rollback": ("rewardsmith.verbs_refresh_models", "RefreshRollback", "go back to an earlier release"),
-    "refresh ingest": ("rewardsmith.verbs_refresh", "RefreshIngest", "what a policy said, into the project"),
-    "refresh propose": ("rewardsmith.verbs_refresh", "RefreshPropose", "which pairs are worth a label, and why"),
+    "refresh run": ("rewardsmith.verbs_refresh_models", "RefreshRun", "the whole loop with an automatic labeller"),
     "refresh status": ("rewardsmith.verbs_refresh", "RefreshStatus", "where a project stands, and what comes next"),
 }
 HELP = """usage: rewardsmith VERB [options]        rewardsmith VERB --help

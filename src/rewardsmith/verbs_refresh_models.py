@@ -13,6 +13,7 @@ import tyro
 from rewardsmith.errors import ConfigError
 from rewardsmith.progress import say
 from rewardsmith.verbs_common import Name, ScorerOptions, at_least, dropped_lines
+from rewardsmith.verbs_policy import SamplerOptions
 
 if TYPE_CHECKING:
     from rewardsmith.cli import Common
@@ -216,7 +217,7 @@ class RefreshRollback:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefreshRun(ScorerOptions):
+class RefreshRun(SamplerOptions):
     """The whole loop with an automatic labeller: answers, pairs, labels, training, gate and release, for a first model
     and --rounds more. A run that was killed goes on where it was; one that is done says what it came to.
 
@@ -237,12 +238,6 @@ class RefreshRun(ScorerOptions):
     each."""
     prompts: tuple[str, ...] = ()
     """With --policy: files of prompts, as of sample."""
-    n: int = 8
-    """With --policy: answers sampled to each prompt in a round, from which the round's policy draws."""
-    max_tokens: int = 128
-    """With --policy: longest answer."""
-    temperature: float = 1.0
-    """With --policy: of the samples."""
     limit: int | None = None
     """Use the first N prompts only."""
     model: str | None = None
@@ -259,19 +254,16 @@ class RefreshRun(ScorerOptions):
     """Pairs of held-out prompts labelled in each round, drawn blindly. Default: 50."""
     pressure: float | None = None
     """How hard the policy is pushed by the released reward: the spread of a prompt's rewards over beta. Default: 2."""
-    seed: int | None = None
-    """Seed of sampling, draws and proposals. Default: 0."""
 
     def __post_init__(self) -> None:
-        at_least(n=(self.n, 2), max_tokens=(self.max_tokens, 1), limit=(self.limit, 1), labels=(self.labels, 1))
+        super().__post_init__()
+        at_least(n=(self.n, 2), limit=(self.limit, 1), labels=(self.labels, 1))
         if bool(self.candidates) == (self.policy is not None):
             raise ConfigError("give --candidates FILE..., or --policy MODEL with --prompts FILE...: one of the two")
         if self.policy is not None and not self.prompts:
             raise ConfigError("--policy needs --prompts FILE...")
         if self.gold.startswith(COLUMN) and self.policy is not None:
             raise ConfigError(f"--gold {self.gold}: answers that are sampled have no column; name a reward model")
-        if not self.temperature > 0:
-            raise ConfigError(f"--temperature {self.temperature}: give a number above 0")
 
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.cli import read_config
@@ -286,8 +278,13 @@ class RefreshRun(ScorerOptions):
         options = project.options("run", LoopOptions, {f.name: getattr(self, f.name) for f in fields(LoopOptions)})
         gate = project.options("gate", GateOptions)
         propose = project.options("propose", ProposeOptions, {"budget": self.labels, "seed": self.seed})
-        source = self._candidates(project, options.seed, common.quiet)
-        gold = source.gold if source.gold is not None else self.open(self.gold)
+        source = self._candidates(project, common.quiet)
+        scoring = ScorerOptions(
+            device=self.device,
+            precision="bfloat16" if self.precision == "bfloat16" else "float32",
+            trust_remote_code=self.trust_remote_code,
+        )
+        gold = source.gold if source.gold is not None else scoring.open(self.gold)
         with project.open() as store:
             loop = Loop(
                 project=project,
@@ -299,7 +296,7 @@ class RefreshRun(ScorerOptions):
                 variant=variant,
                 template=template,
                 gate=gate,
-                open_model=self.open,
+                open_model=scoring.open,
                 now=time.time,
                 gold=gold,
                 tell=(lambda _: None) if common.quiet else say,
@@ -307,8 +304,8 @@ class RefreshRun(ScorerOptions):
             )
             return run_loop(loop)
 
-    def _candidates(self, project: Project, seed: int, quiet: bool) -> Recorded | Sampled:
-        from rewardsmith.overoptimization.sample import Sampler, model_sampler, read_prompts
+    def _candidates(self, project: Project, quiet: bool) -> Recorded | Sampled:
+        from rewardsmith.overoptimization.sample import read_prompts
         from rewardsmith.refresh.candidates import Recorded, Sampled
         from rewardsmith.scoring import file_mark
 
@@ -320,18 +317,19 @@ class RefreshRun(ScorerOptions):
         if dropped and not quiet:
             say("\n".join(dropped_lines(dropped)))
 
-        def sampler(round: int) -> Sampler:
-            return model_sampler(
-                policy.replace("{round}", str(round)), n=self.n, max_tokens=self.max_tokens,
-                temperature=self.temperature, device=self.device, trust_remote_code=self.trust_remote_code,
-            )  # fmt: skip
-
         identity = {
-            "policy": policy,
+            "policy": [policy, self.url, self.plain],
             "prompts": [file_mark(Path(file)) for file in self.prompts],
-            "options": [self.n, self.max_tokens, self.temperature, self.limit, seed],
+            "options": [self.n, self.max_tokens, self.temperature, self.limit, self.seed],
         }
-        return Sampled(project.sampled, prompts, sampler, n=self.n, seed=seed, identity=identity)
+        return Sampled(
+            project.sampled / "run",
+            prompts,
+            lambda round: self.sampler(policy.replace("{round}", str(round))),
+            n=self.n,
+            seed=self.seed,
+            identity=identity,
+        )
 
     def show(self, result: dict[str, Any]) -> str:
         lines = [

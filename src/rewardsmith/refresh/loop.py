@@ -24,7 +24,6 @@ import numpy as np
 
 from rewardsmith.data.schema import Group
 from rewardsmith.errors import ConfigError, DataError
-from rewardsmith.model.artifact import read_meta
 from rewardsmith.overoptimization.candidates import Pool, without_unscored
 from rewardsmith.overoptimization.policies import kl_from_base
 from rewardsmith.refresh import releases
@@ -40,7 +39,6 @@ from rewardsmith.refresh.store import Store
 from rewardsmith.refresh.train import VariantOptions
 from rewardsmith.scoring import Scorer
 from rewardsmith.statistics import Floats, clustered_mean
-from rewardsmith.temperature import of_artifact
 from rewardsmith.training.config import TrainConfig
 
 AT_ONCE = 200  # comparisons labelled in one go: what a kill may cost
@@ -242,7 +240,7 @@ def propose_round(loop: Loop, round: int, options: ProposeOptions) -> dict[str, 
         model = next(model for model in store.models() if model.artifact_hash == digest)
         folder = project.folder / model.path
         score_missing(store, model.name, lambda: loop.open_model(str(folder)), seen.response_ids())
-        temperature = of_artifact(read_meta(folder)) or 1.0
+        temperature = float(model.details.get("temperature", 1.0))
         rewards = Rewards(model.name, store.scores(model.name, seen.response_ids()), temperature)
     return propose(store, seen, replace(options, round=round), rewards, loop.now())
 

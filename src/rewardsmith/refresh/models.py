@@ -26,12 +26,14 @@ from rewardsmith.data.readers import read_groups
 from rewardsmith.data.schema import Group, Message, Messages
 from rewardsmith.data.split import side_of, unit_hash
 from rewardsmith.errors import ConfigError, DataError
+from rewardsmith.model.artifact import read_meta
 from rewardsmith.refresh import releases
 from rewardsmith.refresh.gate import Evidence, GateOptions, judge
 from rewardsmith.refresh.records import Model, NewComparison
 from rewardsmith.refresh.store import Store
 from rewardsmith.refresh.tables import draws, sa
 from rewardsmith.refresh.train import Rounds, VariantOptions, train_rounds
+from rewardsmith.remote import is_address
 from rewardsmith.scoring import Scorer
 from rewardsmith.statistics import Floats
 from rewardsmith.temperature import of_artifact
@@ -197,9 +199,18 @@ def train_model(
         parent=_released_name(project, store),
         data_hash=record["key"],
         at=at,
-        details={key: record[key] for key in ("variant", "start", "rounds", "groups", "weights", "seconds")},
+        details={
+            **{key: record[key] for key in ("variant", "start", "rounds", "groups", "weights", "seconds")},
+            **_temperature(record["path"]),
+        },
     )
     return record | {"name": name}
+
+
+def _temperature(folder: str) -> dict[str, float]:
+    """{"temperature": T} that makes the model's reward gaps log-odds; {} where none was fitted."""
+    found = of_artifact(read_meta(folder))
+    return {} if found is None or not np.isfinite(found) else {"temperature": found}
 
 
 def recorded_log_ratios(store: Store, groups: Sequence[Group], rounds: Sequence[int]) -> list[Floats] | None:
@@ -231,9 +242,10 @@ def gate_model(
     """
     from rewardsmith.audit.gate import read_gate
     from rewardsmith.audit.run import builtin_probes
-    from rewardsmith.model.artifact import read_meta
 
     candidate = find_model(store, model)
+    if is_address(candidate.path):
+        raise ConfigError(f"{candidate.name} is a server; what is released is a folder")
     pointer = releases.current(project)
     folder = project / candidate.path
     frozen, found = frozen_tests(project, store), labelled(store)
@@ -344,22 +356,23 @@ def sync(project: Path, store: Store) -> None:
     """Bring the store's copy of the pointers up to date: the files are what counts, and a kill may fall in between."""
     entries = releases.history(project)
     for pointer in entries[len(store.releases()) :]:
-        name = _name_of(store, releases.read_release(project, pointer.release))
+        name = _name_of(project, store, releases.read_release(project, pointer.release))
         note = f"{pointer.action} {pointer.release}" + (f": {pointer.why}" if pointer.why else "")
         store.add_release(name, manifest_hash=pointer.sha256, at=_seconds(pointer.at), note=note)
 
 
-def _name_of(store: Store, release: releases.Release) -> str:
+def _name_of(project: Path, store: Store, release: releases.Release) -> str:
     """The registered name of a release's artifact."""
-    found = next((model.name for model in store.models() if model.artifact_hash == release.digest), None)
-    if found is None:
-        raise DataError(f"release {release.release} is of {release.model}, which the store does not know")
-    return found
+    folder = releases.model_folder(project, release).resolve()
+    for model in store.models():
+        if model.artifact_hash == release.digest or (project / model.path).resolve() == folder:
+            return model.name
+    raise DataError(f"release {release.release} is of {release.model}, which the store does not know")
 
 
 def _released_name(project: Path, store: Store) -> str | None:
     pointer = releases.current(project)
-    return None if pointer is None else _name_of(store, releases.read_release(project, pointer.release))
+    return None if pointer is None else _name_of(project, store, releases.read_release(project, pointer.release))
 
 
 def _seconds(at: str) -> float:
