@@ -28,6 +28,7 @@ from rewardsmith.data.split import side_of, unit_hash
 from rewardsmith.errors import ConfigError, DataError
 from rewardsmith.model.artifact import read_meta
 from rewardsmith.refresh import releases
+from rewardsmith.refresh.connect import parts
 from rewardsmith.refresh.gate import Evidence, GateOptions, judge
 from rewardsmith.refresh.records import Model, NewComparison
 from rewardsmith.refresh.store import Store
@@ -180,8 +181,9 @@ def train_model(
         raise DataError("no labelled pair has a prompt on the training side; label some more")
     groups, rounds = [group for group, _ in found], [r for _, r in found]
     ratios = recorded_log_ratios(store, groups, rounds) if options.variant == "importance" else None
-    released = releases.current(project)
-    start = None if released is None else releases.verify(project, releases.read_release(project, released.release))
+    start = None
+    if options.variant == "warm" and releases.current(project) is not None:
+        start = releases.open_current(project)[1]
     record = train_rounds(
         project / "models",
         Rounds(groups=groups, round_G=rounds, reference=reference_answers(project, store), log_ratio_GK=ratios),
@@ -217,9 +219,12 @@ def recorded_log_ratios(store: Store, groups: Sequence[Group], rounds: Sequence[
     """[K] log p_newest / p_own of each answer; None where one of the log-probabilities is not recorded."""
     newest = [row["policy"] for row in store.policies() if row["round"] == store.last_round()]
     pairs = store.comparisons([int(group.source.removeprefix("comparison:")) for group in groups])
-    with store.reading() as connection:
-        said = connection.execute(sa.select(draws).where(draws.c.logprob.is_not(None))).all()
-    logprob = {(row.response_id, row.policy): float(row.logprob) for row in said}
+    logprob: dict[tuple[int, str], float] = {}
+    for part in parts({r.id for pair in pairs for r in (pair.a, pair.b)}):
+        known = draws.c.response_id.in_(part) & draws.c.logprob.is_not(None)
+        with store.reading() as connection:
+            said = connection.execute(sa.select(draws).where(known)).all()
+        logprob |= {(row.response_id, row.policy): float(row.logprob) for row in said}
     found = []
     for pair in pairs:
         new = [next((logprob[r.id, p] for p in newest if (r.id, p) in logprob), None) for r in (pair.a, pair.b)]

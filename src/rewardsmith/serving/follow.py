@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from rewardsmith.errors import RewardsmithError
 from rewardsmith.progress import say
@@ -51,11 +50,14 @@ class Follow:
             return
         if wanted == self.refused and time.monotonic() < self.again_at:
             return
-        with suppress(Refusal):  # said already
+        self.refused, self.again_at = wanted, time.monotonic() + self.again_after
+        try:
             await service.reload()
             self.refused = None
-            return
-        self.refused, self.again_at = wanted, time.monotonic() + self.again_after
+        except Refusal:
+            pass  # said already
+        except Exception as error:  # whatever a release does to its loading, the next one is to be seen
+            say(f"the model stays as it was: {type(error).__name__}: {' '.join(str(error).split())}")
 
     def _say(self, text: str) -> None:
         if text != self.said:
