@@ -1,7 +1,7 @@
 """How far those who label agree, from the pairs that more than one of them labelled; for the page, as it goes.
 
-    P  pairs
-    A  annotators
+P  pairs
+A  annotators
 """
 
 from __future__ import annotations

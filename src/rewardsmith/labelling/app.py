@@ -70,9 +70,7 @@ class Undo(BaseModel):
     comparison: PairId
 
 
-def create_app(
-    desk: Desk, *, keys: KeyRing | None = None, hosts: Sequence[str] = (), log_requests: bool = True
-) -> App:
+def create_app(desk: Desk, *, keys: KeyRing | None = None, hosts: Sequence[str] = (), log_requests: bool = True) -> App:
     """The ASGI application of a desk. Endpoints run in threads: the store waits for its disk there."""
     keys = keys or KeyRing()
     api = FastAPI(title="Rewardsmith labelling", docs_url=None, redoc_url=None, openapi_url=None)

@@ -92,7 +92,7 @@ class Desk:
         fresh = [one for one in leased if one.comparison.id not in holding]
         if fresh:
             return Given(fresh[0], False)
-        return Given(None, self.counts.get().open > 0 and self.store.leased_to_others(annotator, time.time()))
+        return Given(None, self.store.held_by_others(annotator, now=time.time()) > 0)
 
     def renew(self, annotator: str, holding: Sequence[int]) -> int:
         """Lengthen the leases that still hold; returns how many."""

@@ -383,7 +383,7 @@ function counted(progress) {
   at("progress").max = Math.max(total, 1);
   at("progress").value = labelled;
   const aside = flagged ? `, ${flagged} flagged` : "";
-  at("counted").textContent = `${labelled} of ${total} labelled${aside} · ${mine} by you`;
+  at("counted").textContent = `${labelled} of ${total} pairs done${aside} · ${mine} label${mine === 1 ? "" : "s"} by you`;
 }
 
 async function team() {
@@ -405,8 +405,8 @@ function teamNodes({ annotators, agreement }) {
   const table = node("table", "", [node("thead", "", [head]), node("tbody", "", rows)]);
   const lines = agreement.measures.map((row) => node("li", "", `${row.name}: ${interval(row)}`));
   const words = agreement.n_pairs
-    ? `${agreement.n_pairs} pair${agreement.n_pairs > 1 ? "s" : ""} with labels of two people or more. 1 is full agreement, 0 what chance gives; in brackets the 95% interval.`
-    : "No pair has the labels of two people yet, so agreement is not known.";
+    ? `${agreement.n_pairs} pair${agreement.n_pairs > 1 ? "s" : ""} with labels of two or more. 1 is full agreement, 0 what chance gives; in brackets the 95% interval.`
+    : "No pair has two labels yet, so agreement is not known.";
   return [table, node("h2", "", "Agreement"), node("p", "soft small", words), node("ul", "", lines)];
 }
 
