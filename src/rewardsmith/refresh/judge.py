@@ -87,7 +87,8 @@ class Judge:
                     opinion = future.result()
                 except ConfigError as error:
                     failed = failed or error
-                    pool.shutdown(wait=False, cancel_futures=True)
+                    for other in asked:
+                        other.cancel()
                     continue
                 yield asked[future], opinion
         finally:
