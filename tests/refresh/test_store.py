@@ -10,7 +10,7 @@ import pytest
 
 from rewardsmith.data.schema import Message
 from rewardsmith.errors import DataError, StoreError
-from rewardsmith.refresh.records import NewComparison, NewPrompt, NewResponse
+from rewardsmith.refresh.records import NewComparison, NewLabel, NewPrompt, NewResponse
 from rewardsmith.refresh.store import open_store
 from tests.refresh.conftest import fill, turns
 
@@ -98,7 +98,8 @@ def test_a_pair_is_one_whichever_way_round(store):
     fill(store, 1)
     pair = store.open_comparisons()[0]
     turned = NewComparison(prompt_id=pair.prompt.id, a_id=pair.b.id, b_id=pair.a.id, round=5, why="again")
-    assert store.add_comparisons([turned], at=2.0) == 0
+    again = store.add_comparisons([turned], at=2.0)
+    assert (again.ids, again.new) == ([pair.id], 0)
     assert store.comparison(pair.id) == pair
 
 
@@ -214,6 +215,22 @@ def test_another_verdict_takes_the_place_of_the_first(store):
     changed = store.record_label(pair, "ann", "tie", at=2.0)
     assert changed.given == 1
     assert [(label.verdict, label.undone_at) for label in store.labels(undone=True)] == [("a", 2.0), ("tie", None)]
+
+
+def test_many_labels_at_once(store):
+    first, second, third = fill(store, 3, overlap=2)
+
+    def label(pair, annotator, verdict):
+        return NewLabel(comparison_id=pair, annotator=annotator, verdict=verdict, at=1.0, source="judge")
+
+    rows = [label(first, "x", "a"), label(first, "y", "tie"), label(second, "x", "skip"), label(third, "x", "flag")]
+    assert store.add_labels(rows) == 4
+    assert store.add_labels([*rows, label(first, "x", "b")]) == 0, "what an annotator said stays"
+    found = {pair.id: (pair.given, pair.flags, pair.is_open) for pair in store.comparisons([first, second, third])}
+    assert found == {first: (2, 0, False), second: (0, 0, True), third: (0, 1, False)}
+    with pytest.raises(DataError, match="comparison 99"):
+        store.add_labels([label(second, "z", "a"), label(99, "z", "a")])
+    assert store.counts(1.0).labels == 4
 
 
 def test_undo_gives_the_pair_back_to_its_annotator(store):

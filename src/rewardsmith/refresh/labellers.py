@@ -1,8 +1,7 @@
 """Labels that no person gives: from a scorer that knows the worth of answers (`Gold`), or a judge (`refresh.judge`).
 
-A labeller gives an opinion on each open pair, or says why it has none; `label_open` keeps the opinions. Each is on the
-disk before the next is asked for, so that an end at any moment loses at most what was under way, and the next run goes
-on with the pairs that are still open.
+A labeller gives an opinion on each open pair, or says why it has none; `label_open` keeps the opinions as they come: an
+end at any moment loses at most what was under way, and the next run goes on with the pairs that are still open.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import numpy as np
 from rewardsmith.data.schema import Group, content_hash
 from rewardsmith.errors import ConfigError
 from rewardsmith.refresh.queue import group_of
-from rewardsmith.refresh.records import JUDGED, Comparison, Source, Verdict, check_name
+from rewardsmith.refresh.records import JUDGED, Comparison, NewLabel, Source, Verdict, check_name
 from rewardsmith.refresh.store import Store
 from rewardsmith.scoring import Scorer
 
@@ -70,6 +69,13 @@ def label_open(
     counts: Counter[str] = Counter()
     without: Counter[str] = Counter()
     examples: list[dict[str, Any]] = []
+    kept: list[NewLabel] = []
+
+    def keep() -> None:
+        store.add_labels(kept)
+        counts.update(label.verdict for label in kept)
+        kept.clear()
+
     done = {label.comparison_id for label in store.labels() if label.annotator == name}
     pairs = [pair for pair in store.open_comparisons(round=round) if pair.id not in done][:limit]
     for begin in range(0, len(pairs), AT_ONCE):
@@ -80,16 +86,20 @@ def label_open(
                 if len(examples) < EXAMPLES:
                     examples.append({"comparison": pair.id, "why": opinion.why})
                 continue
-            kept = store.record_label(
-                pair.id,
-                name,
-                opinion.verdict,
+            new = NewLabel(
+                comparison_id=pair.id,
+                annotator=name,
+                verdict=opinion.verdict,
                 at=time.time(),
                 note=opinion.note,
                 source=labeller.source,
                 key=f"{labeller.source}-{pair.id}-{name}",
             )
-            counts[opinion.verdict] += kept.fresh
+            kept.append(new)
+            # What a judge says costs money and time, and is kept at once; a scorer says it again.
+            if labeller.source == "judge" or len(kept) == AT_ONCE:
+                keep()
+        keep()
     return {
         "labeller": name,
         "pairs": len(pairs),

@@ -52,7 +52,13 @@ class Material(Database):
                 added += self.insert_new(connection, responses, rows)
                 found = ids_of(connection, responses, [response.key for response in part])
                 said = [
-                    {"response_id": i, "policy": response.policy, "round": response.round, "logprob": response.logprob}
+                    {
+                        "response_id": i,
+                        "prompt_id": response.prompt_id,
+                        "policy": response.policy,
+                        "round": response.round,
+                        "logprob": response.logprob,
+                    }
                     for i, response in zip(found, part, strict=True)
                 ]
                 self.insert_new(connection, draws, said)

@@ -16,14 +16,15 @@ from rewardsmith.refresh.connect import insert_one, parts
 from rewardsmith.refresh.material import Material, prompt_of, response_of
 from rewardsmith.refresh.records import (
     JUDGED,
+    Added,
     Comparison,
     Label,
     Leased,
     NewComparison,
+    NewLabel,
     Recorded,
     Source,
     Verdict,
-    check_label,
     check_name,
     storable,
 )
@@ -36,12 +37,12 @@ FIRST_WINS = {"a": 1.0, "tie": 0.5, "b": 0.0}  # of a verdict
 class Queue(Material):
     """Comparisons, leases and labels."""
 
-    def add_comparisons(self, new: Iterable[NewComparison], at: float) -> int:
-        """Propose pairs; returns how many were not there before. A pair that is there stays as it is.
+    def add_comparisons(self, new: Iterable[NewComparison], at: float) -> Added:
+        """Propose pairs; their ids, in order. A pair that is there stays as it is.
 
         DataError where the two are one response, or a response is not one of the prompt's.
         """
-        added = 0
+        numbers, added = [], 0
         for part in parts(new):
             rows = [_row(pair, at) for pair in part]
             with self.writing() as connection:
@@ -54,7 +55,11 @@ class Queue(Material):
                             f"responses {row['a_id']} and {row['b_id']} are not both of prompt {row['prompt_id']}"
                         )
                 added += self.insert_new(connection, comparisons, rows)
-        return added
+                c = comparisons.c
+                theirs = sa.select(c.id, c.a_id, c.b_id).where(c.prompt_id.in_({row["prompt_id"] for row in rows}))
+                number = {(row.a_id, row.b_id): row.id for row in connection.execute(theirs)}
+            numbers += [number[row["a_id"], row["b_id"]] for row in rows]
+        return Added(numbers, added)
 
     def comparison(self, comparison_id: int) -> Comparison:
         """One comparison with its texts; DataError where there is none of that number."""
@@ -154,12 +159,11 @@ class Queue(Material):
         same annotator takes the place of the one before, which stays as undone.
         DataError for what is no label or no comparison.
         """
-        annotator = check_name(annotator)
-        check_label(verdict, source, shown, note, at, seconds)
-        row = {
-            "comparison_id": comparison_id, "annotator": annotator, "verdict": verdict, "at": at, "seconds": seconds,
-            "shown": shown, "note": storable(note), "source": source, "key": key,
-        }  # fmt: skip
+        row = NewLabel(
+            comparison_id=comparison_id, annotator=annotator, verdict=verdict, at=at, seconds=seconds, shown=shown,
+            note=note, source=source, key=key,
+        ).row()  # fmt: skip
+        annotator = row["annotator"]
         mine = (labels.c.comparison_id == comparison_id) & (labels.c.annotator == annotator)
         live = mine & labels.c.undone_at.is_(None)
         with self.writing() as connection:
@@ -179,6 +183,34 @@ class Queue(Material):
                 kept = _label(before)
             given, is_open = _recount(connection, comparison_id)
         return Recorded(kept, before is None, given, is_open)
+
+    def add_labels(self, new: Iterable[NewLabel]) -> int:
+        """Labels from elsewhere (a file, a judge), many at once; returns how many were not there before.
+
+        A label that its annotator has given already stays as it is. DataError where one is no label, or its comparison
+        is not there; those of the same thousand are not kept then.
+        """
+        added = 0
+        for part in parts(new):
+            rows = [label.row() for label in part]
+            ids = sorted({row["comparison_id"] for row in rows})
+            with self.writing() as connection:
+                some = sa.select(comparisons.c.id).where(comparisons.c.id.in_(ids))
+                there = set(connection.execute(some.order_by(comparisons.c.id).with_for_update()).scalars())
+                if missing := set(ids) - there:
+                    raise DataError(f"comparison {min(missing)}: there is none of that number")
+                added += self.insert_new(connection, labels, rows)
+                live = (labels.c.comparison_id == comparisons.c.id) & labels.c.undone_at.is_(None)
+                count = sa.select(sa.func.count()).where(live)
+                given = count.where(labels.c.verdict.in_(JUDGED)).scalar_subquery()
+                flags = count.where(labels.c.verdict == "flag").scalar_subquery()
+                theirs = sa.update(comparisons).where(comparisons.c.id.in_(ids))
+                connection.execute(theirs.values(given=given, flags=flags))
+                wanted = sa.case(
+                    ((comparisons.c.given < comparisons.c.overlap) & (comparisons.c.flags == 0), 1), else_=0
+                )
+                connection.execute(theirs.values(is_open=wanted))
+        return added
 
     def undo(
         self,

@@ -89,6 +89,35 @@ class NewComparison:
     overlap: int = 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class NewLabel:
+    """A verdict to add: "a" says that the comparison's a is better, whichever side it stood on.
+
+    seconds  how long it took; None: not known
+    shown    "ab": a stood left; "ba": b did
+    key      the sender's own name for this label: the same key again is the same label
+    """
+
+    comparison_id: int
+    annotator: str
+    verdict: Verdict
+    at: float
+    seconds: float | None = None
+    shown: str = "ab"
+    note: str = ""
+    source: Source = "person"
+    key: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """As it is kept; DataError for what is no label."""
+        check_label(self.verdict, self.source, self.shown, self.note, self.at, self.seconds)
+        return {
+            "comparison_id": self.comparison_id, "annotator": check_name(self.annotator), "verdict": self.verdict,
+            "at": self.at, "seconds": self.seconds, "shown": self.shown, "note": storable(self.note),
+            "source": self.source, "key": self.key,
+        }  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Added:
     """Ids in the order of what was given, and how many of them were not there before."""

@@ -75,8 +75,9 @@ draws = sa.Table(
     _reference("responses", primary=True),
     sa.Column("policy", sa.Text, primary_key=True),
     sa.Column("round", sa.Integer, primary_key=True),
+    _reference("prompts"),
     sa.Column("logprob", sa.Float),  # of the response under this policy
-    sa.Index("draws_by_policy", "policy", "round", "response_id"),
+    sa.Index("draws_by_policy", "policy", "round", "prompt_id", "response_id"),
 )
 
 models = sa.Table(
@@ -120,7 +121,7 @@ comparisons = sa.Table(
     sa.Column("flags", sa.Integer, nullable=False, default=0),
     sa.Column("is_open", sa.Integer, nullable=False, default=1),  # 1: given < overlap and no flag
     sa.CheckConstraint("a_id < b_id", name="one_order"),
-    sa.UniqueConstraint("a_id", "b_id"),
+    sa.UniqueConstraint("prompt_id", "a_id", "b_id"),
     sa.Index("comparisons_counted", "round", "kind", "is_open", "given", "flags"),
 )
 sa.Index(
