@@ -56,6 +56,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "FitLaplace",
         "how sure the last layer is, kept in the artifact",
     ),
+    "refresh label": ("rewardsmith.verbs_label", "Label", "have pairs labelled: by people on a page, a judge, or gold"),
     "serve": ("rewardsmith.verbs_serve", "Serve", "rewards over HTTP, in the shapes of vLLM, TEI and OpenRLHF"),
     "keys add": ("rewardsmith.verbs_serve", "KeysAdd", "an API key for serve"),
     "keys revoke": ("rewardsmith.verbs_serve", "KeysRevoke", "take an API key away"),

@@ -198,7 +198,15 @@ function show(pair) {
   at("ask").focus({ preventScroll: true });
   enable();
   delete at("pair").dataset.ready;
+  at("pair").removeAttribute("aria-busy");
   setTimeout(() => { if (now.pair === pair) at("pair").dataset.ready = ""; }, SHORTEST_MS + 10);
+}
+
+// What is on the screen is decided: it takes no key any more.
+function clear() {
+  now.pair = null;
+  delete at("pair").dataset.ready;
+  at("pair").setAttribute("aria-busy", "true");
 }
 
 function draw() {
@@ -265,7 +273,7 @@ function decide(verdict, note = "") {
     note,
   };
   remember({ key, comparison: pair.comparison }, pair);
-  now.pair = null;
+  clear();
   outbox.add("/api/label", body);
   told_(`${WORDS[verdict]}.`);
   forward();
@@ -291,7 +299,7 @@ function undo() {
     if (now.next) release([now.next.comparison]);
     now.next = now.pair;
   }
-  now.pair = null;
+  clear();
   outbox.add("/api/undo", { key: last.key, annotator: me.name, comparison: last.comparison });
   told_("Undone. Decide it again.");
   if (again) show(again);
