@@ -73,6 +73,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "weights that break what the surface predicts; doubtful labels",
     ),
     "data select": ("rewardsmith.verbs_data", "DataSelect", "which pairs of a pool to have labelled next"),
+    "refresh init": ("rewardsmith.verbs_refresh", "RefreshInit", "a project that keeps a reward model fresh"),
+    "refresh status": ("rewardsmith.verbs_refresh", "RefreshStatus", "where a project stands, and what comes next"),
 }
 HELP = """usage: rewardsmith VERB [options]        rewardsmith VERB --help
 
