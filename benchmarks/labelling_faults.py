@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from rewardsmith.data.schema import Message
+from rewardsmith.refresh.project import init_project, open_project
 from rewardsmith.refresh.records import NewComparison, NewPrompt, NewResponse
-from rewardsmith.refresh.store import open_store
 
 UNDO_EVERY = 12  # presses, about
 STATE = """() => {
@@ -79,9 +79,10 @@ class Server:
         self.process.wait()
 
 
-def fill(file: Path, *, single: int, shared: int, annotators: int) -> None:
+def fill(folder: Path, *, single: int, shared: int, annotators: int) -> None:
     """Pairs whose texts say which answer is a."""
-    with open_store(file, create=True) as store:
+    project, _ = init_project(folder)
+    with project.open() as store:
         wanted = [1] * single + [annotators] * shared
         random.Random(0).shuffle(wanted)
         asked = store.add_prompts(NewPrompt(messages=(Message("user", f"question {n}"),)) for n in range(len(wanted)))
@@ -190,7 +191,7 @@ async def run(*, labels: int, shared: int, annotators: int, kills: int, away: fl
     from playwright.async_api import async_playwright
 
     single = labels - shared * annotators
-    fill(work / "store.sqlite", single=single, shared=shared, annotators=annotators)
+    fill(work, single=single, shared=shared, annotators=annotators)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -214,16 +215,16 @@ async def run(*, labels: int, shared: int, annotators: int, kills: int, away: fl
     finally:
         server.kill()
     seconds = time.monotonic() - started
-    return verdict_on(work / "store.sqlite", ledger) | {
+    return verdict_on(work, ledger) | {
         "annotators": annotators, "kills": kills, "seconds_away": [round(s, 2) for s in seconds_away],
         "seconds": round(seconds, 1),
     }  # fmt: skip
 
 
-def verdict_on(file: Path, ledger: Ledger) -> dict[str, Any]:
+def verdict_on(folder: Path, ledger: Ledger) -> dict[str, Any]:
     """The store beside the ledger."""
     wanted = {key: verdict for key, verdict in ledger.held.items() if key[1] >= 0}
-    with open_store(file) as store:
+    with open_project(folder).open() as store:
         all_labels = list(store.labels(undone=True))
         live = {(label.annotator, label.comparison_id): label.verdict for label in all_labels if not label.undone_at}
         pairs = store.comparisons(sorted({label.comparison_id for label in all_labels}))

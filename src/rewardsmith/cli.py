@@ -56,7 +56,6 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "FitLaplace",
         "how sure the last layer is, kept in the artifact",
     ),
-    "refresh label": ("rewardsmith.verbs_label", "Label", "have pairs labelled: by people on a page, a judge, or gold"),
     "serve": ("rewardsmith.verbs_serve", "Serve", "rewards over HTTP, in the shapes of vLLM, TEI and OpenRLHF"),
     "keys add": ("rewardsmith.verbs_serve", "KeysAdd", "an API key for serve"),
     "keys revoke": ("rewardsmith.verbs_serve", "KeysRevoke", "take an API key away"),
@@ -74,6 +73,9 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "data select": ("rewardsmith.verbs_data", "DataSelect", "which pairs of a pool to have labelled next"),
     "refresh init": ("rewardsmith.verbs_refresh", "RefreshInit", "a project that keeps a reward model fresh"),
+    "refresh label": ("rewardsmith.verbs_label", "Label", "have pairs labelled: by people on a page, a judge, or gold"),
+    "refresh export": ("rewardsmith.verbs_label", "Export", "pairs for Label Studio or Argilla"),
+    "refresh import": ("rewardsmith.verbs_label", "Import", "labels from Label Studio or Argilla"),
     "refresh status": ("rewardsmith.verbs_refresh", "RefreshStatus", "where a project stands, and what comes next"),
 }
 HELP = """usage: rewardsmith VERB [options]        rewardsmith VERB --help

@@ -191,11 +191,83 @@ class Label:
         return "\n".join(lines)
 
 
-@contextmanager
-def project_store(project: str) -> Iterator[Store]:
-    """The store of a project's folder."""
-    from rewardsmith.refresh.store import open_store
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write pairs as tasks of Label Studio or records of Argilla, with the labels they have, and the tool's settings.
 
-    place = Path(project)
-    with open_store(project if "://" in project or place.is_file() else place / "store.sqlite") as store:
+    Example: rewardsmith refresh export project --to label-studio --output tasks.json
+    """
+
+    project: Annotated[Name, tyro.conf.arg(metavar="PROJECT")]
+    """The folder of a refresh project."""
+    output: str
+    """The file to write, .json. The tool's settings are written beside it."""
+    to: Literal["label-studio", "argilla"] = "label-studio"
+    """The tool."""
+    pairs: Literal["open", "labelled", "all"] = "open"
+    """Which pairs: those that want a label, those that have one, or all."""
+    limit: int | None = None
+    """Most pairs."""
+
+    def __post_init__(self) -> None:
+        at_least(limit=(self.limit, 1))
+
+    def run(self, common: Common) -> dict[str, Any]:
+        from rewardsmith.refresh.exchange import export_pairs
+
+        with project_store(self.project) as store:
+            return export_pairs(store, self.output, self.to, which=self.pairs, limit=self.limit)
+
+    def show(self, result: dict[str, Any]) -> str:
+        left = (
+            f"; {result['left_out']} labels that {result['to']} cannot hold were left out" if result["left_out"] else ""
+        )
+        return (
+            f"{result['output']}: {result['pairs']} pairs with {result['labels']} labels{left}\n"
+            f"{result['settings']}: the settings of a {result['to']} project for them"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """Take labels from an export of Label Studio or Argilla whose tasks came from refresh export.
+
+    Example: rewardsmith refresh import project labelled.json
+    """
+
+    project: Annotated[Name, tyro.conf.arg(metavar="PROJECT")]
+    """The folder of a refresh project."""
+    file: Annotated[Name, tyro.conf.arg(metavar="FILE")]
+    """The tool's export, .json. Which tool it is from is seen."""
+    annotators: tuple[str, ...] = ()
+    """What the tool calls its people, as ID=NAME: an id, an e-mail address. Default: as the tool says."""
+
+    def run(self, common: Common) -> dict[str, Any]:
+        from rewardsmith.refresh.exchange import import_labels
+
+        names = {}
+        for said in self.annotators:
+            id, equals, name = said.partition("=")
+            if not (id and equals and name):
+                raise ConfigError(f"--annotators {said!r}: write ID=NAME")
+            names[id] = name
+        with project_store(self.project) as store:
+            return import_labels(store, self.file, names)
+
+    def show(self, result: dict[str, Any]) -> str:
+        from rewardsmith.verbs_common import dropped_lines
+
+        lines = [
+            f"{result['file']} ({result['from']}): {result['new']} new labels of {result['labels']} on "
+            f"{result['tasks']} pairs; {result['unlabelled']} pairs have none there"
+        ]
+        return "\n".join([*lines, *dropped_lines(result["dropped"])])
+
+
+@contextmanager
+def project_store(folder: str) -> Iterator[Store]:
+    """The store of a project."""
+    from rewardsmith.refresh.project import open_project
+
+    with open_project(folder).open() as store:
         yield store
