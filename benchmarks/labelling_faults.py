@@ -11,6 +11,7 @@ the end the store must hold exactly that:
 lost      pressed, and not in the store
 wrong     in the store with another verdict than was pressed
 doubled   kept twice for one press, or a pair with more labels than it wants
+again     pressed for a pair that the same person had decided and not undone: it was shown once too often
 """
 
 from __future__ import annotations
@@ -240,6 +241,7 @@ def verdict_on(folder: Path, ledger: Ledger) -> dict[str, Any]:
         "not_pressed": len(set(live) - set(wanted)),
         "wrong": sum(live[key] != verdict for key, verdict in wanted.items() if key in live),
         "doubled": len(all_labels) - ledger.presses + sum(given[pair.id] > pair.overlap for pair in pairs),
+        "again": ledger.presses - ledger.undone - len(wanted),
         "open": counts.open,
         "by_annotator": {name: sum(verdicts.values()) for name, verdicts in counts.annotators.items()},
     }
@@ -271,7 +273,7 @@ def main() -> None:
         print(f"{name:<16} {value}")
     if options.output:
         options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    raise SystemExit(any(found[name] for name in ("lost", "not_pressed", "wrong", "doubled", "open")))
+    raise SystemExit(any(found[name] for name in ("lost", "not_pressed", "wrong", "doubled", "again", "open")))
 
 
 if __name__ == "__main__":

@@ -219,9 +219,7 @@ class Export:
             return export_pairs(store, self.output, self.to, which=self.pairs, limit=self.limit)
 
     def show(self, result: dict[str, Any]) -> str:
-        left = (
-            f"; {result['left_out']} labels that {result['to']} cannot hold were left out" if result["left_out"] else ""
-        )
+        left = f"; {result['left_out']} labels of judges and scorers stay here" if result["left_out"] else ""
         return (
             f"{result['output']}: {result['pairs']} pairs with {result['labels']} labels{left}\n"
             f"{result['settings']}: the settings of a {result['to']} project for them"

@@ -309,8 +309,8 @@ function undo() {
 
 function kept(entry, answer) {
   if (answer.progress) counted(answer.progress);
-  if (entry.path === "/api/undo" && answer.pair && now.pair?.comparison !== answer.pair.comparison) {
-    // It is no longer in this page: the server gave it again.
+  if (entry.path === "/api/undo" && answer.pair && !inHand().includes(answer.pair.comparison)) {
+    // It is not in this page (any more, or decided anew and on its way): the server gave it again.
     if (now.pair && !now.next) now.next = now.pair;
     show(answer.pair);
   }
