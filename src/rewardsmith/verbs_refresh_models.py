@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,12 +13,15 @@ import tyro
 from rewardsmith.errors import ConfigError
 from rewardsmith.progress import say
 from rewardsmith.verbs_common import Name, ScorerOptions, at_least, dropped_lines
+from rewardsmith.verbs_label import JudgeOptions, Label
 from rewardsmith.verbs_policy import SamplerOptions
 
 if TYPE_CHECKING:
     from rewardsmith.cli import Common
     from rewardsmith.refresh.candidates import Recorded, Sampled
+    from rewardsmith.refresh.labellers import Labeller
     from rewardsmith.refresh.project import Project
+    from rewardsmith.scoring import Scorer
     from rewardsmith.training.config import TrainConfig
 
 Folder = Annotated[Name, tyro.conf.arg(metavar="PROJECT")]
@@ -229,8 +232,10 @@ class RefreshRun(SamplerOptions):
 
     project: Folder
     """The project's folder."""
-    gold: str
-    """Who labels: a reward model (a folder or a server's http:// address), or column:NAME of --candidates."""
+    gold: str | None = None
+    """Label by what answers are worth: a reward model (a folder or a server's http:// address), or column:NAME of
+    --candidates."""
+    judged: JudgeOptions = field(default_factory=JudgeOptions)
     candidates: tuple[str, ...] = ()
     """Files with several recorded answers to each prompt, as of optimize: the same ones in every round."""
     policy: str | None = None
@@ -262,13 +267,16 @@ class RefreshRun(SamplerOptions):
             raise ConfigError("give --candidates FILE..., or --policy MODEL with --prompts FILE...: one of the two")
         if self.policy is not None and not self.prompts:
             raise ConfigError("--policy needs --prompts FILE...")
-        if self.gold.startswith(COLUMN) and self.policy is not None:
+        if (self.gold is None) == (self.judged.judge is None):
+            raise ConfigError("name who labels: --gold RM, --gold column:NAME, or --judge URL: one of them")
+        if (self.gold or "").startswith(COLUMN) and self.policy is not None:
             raise ConfigError(f"--gold {self.gold}: answers that are sampled have no column; name a reward model")
 
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.cli import read_config
         from rewardsmith.refresh.gate import GateOptions
-        from rewardsmith.refresh.loop import GoldLabeller, Loop, LoopOptions, propose_round, run_loop
+        from rewardsmith.refresh.labellers import Gold
+        from rewardsmith.refresh.loop import Loop, LoopOptions, propose_round, run_loop
         from rewardsmith.refresh.project import open_project
         from rewardsmith.refresh.propose import ProposeOptions
 
@@ -284,7 +292,13 @@ class RefreshRun(SamplerOptions):
             precision="bfloat16" if self.precision == "bfloat16" else "float32",
             trust_remote_code=self.trust_remote_code,
         )
-        gold = source.gold if source.gold is not None else scoring.open(self.gold)
+        gold: Scorer | None = source.gold
+        if gold is None and self.gold is not None:
+            gold = scoring.open(self.gold)
+        if gold is not None:
+            labeller: Labeller = Gold(scorer=gold)
+        else:
+            labeller = Label(project=self.project, judged=self.judged).judged_by()
         with project.open() as store:
             loop = Loop(
                 project=project,
@@ -292,7 +306,7 @@ class RefreshRun(SamplerOptions):
                 options=options,
                 candidates=source,
                 propose=lambda loop, round: propose_round(loop, round, propose),
-                labeller=GoldLabeller(gold, f"gold {self.gold.rstrip('/').rpartition('/')[2]}"[:100]),
+                labeller=labeller,
                 variant=variant,
                 template=template,
                 gate=gate,
@@ -310,7 +324,7 @@ class RefreshRun(SamplerOptions):
         from rewardsmith.scoring import file_mark
 
         if self.policy is None:
-            column = self.gold.removeprefix(COLUMN) if self.gold.startswith(COLUMN) else None
+            column = self.gold.removeprefix(COLUMN) if self.gold and self.gold.startswith(COLUMN) else None
             return Recorded(self.candidates, column, self.limit)
         policy = self.policy
         prompts, dropped = read_prompts(self.prompts, self.limit)

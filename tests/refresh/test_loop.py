@@ -244,6 +244,7 @@ def test_gold_of_an_unknown_answer_is_not_made_up(finished: tuple[Path, Path, di
     ("options", "message"),
     [
         ([], "one of the two"),
+        (["--candidates", "x", "--judge", "http://localhost/v1"], "name who labels"),
         (["--candidates", "x", "--policy", "y"], "one of the two"),
         (["--policy", "y"], "--prompts"),
         (["--policy", "y", "--prompts", "z", "--gold", "column:gold"], "name a reward model"),

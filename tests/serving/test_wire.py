@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from rewardsmith.data.schema import Group, Message
-from tests.serving.conftest import Reply, Running, start, tiny_scorer
+from tests.serving.conftest import start, tiny_scorer
+from tests.sockets import Reply, Running
 
 USER = {"role": "user", "content": "hello there"}
 TURNS = [USER, {"role": "assistant", "content": "a good"}]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -29,19 +29,16 @@ from rewardsmith.overoptimization.policies import kl_from_base
 from rewardsmith.refresh import releases
 from rewardsmith.refresh.gate import GateOptions
 from rewardsmith.refresh.ingest import Into, ingest_groups, ingest_tilted, tilted_weights
+from rewardsmith.refresh.labellers import Labeller, label_open
 from rewardsmith.refresh.models import Open, gate_model, is_test, propose_tests, release_model, train_model
 from rewardsmith.refresh.project import Project
 from rewardsmith.refresh.propose import ProposeOptions, Rewards, look, propose
-from rewardsmith.refresh.queue import group_of
-from rewardsmith.refresh.records import Comparison, Source, Verdict
 from rewardsmith.refresh.rewards import score_missing
 from rewardsmith.refresh.store import Store
 from rewardsmith.refresh.train import VariantOptions
 from rewardsmith.scoring import Scorer
 from rewardsmith.statistics import Floats, clustered_mean
 from rewardsmith.training.config import TrainConfig
-
-AT_ONCE = 200  # comparisons labelled in one go: what a kill may cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,32 +66,6 @@ class LoopOptions:
             raise ConfigError(f"--answers {self.answers}: a comparison needs at least 2")
         if not (np.isfinite(self.pressure) and self.pressure >= 0):
             raise ConfigError(f"--pressure {self.pressure}: give a number >= 0")
-
-
-class Labeller(Protocol):
-    """Who labels: a verdict for each comparison, None where it has none. `source` and `name` go with each label."""
-
-    source: Source
-    name: str
-
-    def __call__(self, pairs: Sequence[Comparison]) -> list[Verdict | None]: ...
-
-
-class GoldLabeller:
-    """Labels by a scorer's rewards; equal ones are a tie, and an answer that cannot be scored leaves its pair open."""
-
-    source: Source = "gold"
-
-    def __init__(self, scorer: Scorer, name: str) -> None:
-        self.scorer, self.name = scorer, name
-
-    def __call__(self, pairs: Sequence[Comparison]) -> list[Verdict | None]:
-        found: list[Verdict | None] = []
-        for scores in self.scorer.score([group_of(pair, ()) for pair in pairs]):
-            a, b = scores.rewards
-            known = bool(np.isfinite(a) and np.isfinite(b))
-            found.append(("tie" if a == b else "a" if a > b else "b") if known else None)
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,16 +220,8 @@ def propose_round(loop: Loop, round: int, options: ProposeOptions) -> dict[str, 
 
 
 def label_round(loop: Loop, round: int) -> int:
-    """Label the round's open pairs; returns how many of its pairs have a label. A kill costs one portion."""
-    given = loop.store.open_comparisons(round=round)
-    for start in range(0, len(given), AT_ONCE):
-        part = given[start : start + AT_ONCE]
-        for pair, verdict in zip(part, loop.labeller(part), strict=True):
-            if verdict is not None:
-                loop.store.record_label(
-                    pair.id, loop.labeller.name, verdict, at=loop.now(), source=loop.labeller.source,
-                    key=f"{loop.labeller.name} {pair.id}",
-                )  # fmt: skip
+    """Have the round's open pairs labelled; returns how many of its pairs have a label."""
+    label_open(loop.store, loop.labeller, round=round)
     return loop.store.counts(loop.now()).rounds.get(round, {}).get("labelled", 0)
 
 

@@ -138,6 +138,26 @@ class Queue(Material):
         with self.writing() as connection:
             return int(connection.execute(sa.delete(leases).where(mine)).rowcount)
 
+    def renew(self, annotator: str, ids: Sequence[int], *, now: float, seconds: float) -> int:
+        """Lengthen the leases of these pairs that still hold; returns how many."""
+        mine = (leases.c.annotator == check_name(annotator)) & leases.c.comparison_id.in_(ids) & (leases.c.until > now)
+        with self.writing() as connection:
+            return int(connection.execute(sa.update(leases).where(mine).values(until=now + seconds)).rowcount)
+
+    def held_by_others(self, annotator: str, *, now: float) -> int:
+        """Open pairs that this annotator could still get, should those who look at them now give them back."""
+        said = sa.exists().where(
+            labels.c.comparison_id == comparisons.c.id,
+            labels.c.annotator == check_name(annotator),
+            labels.c.undone_at.is_(None),
+        )
+        there = sa.exists().where(
+            leases.c.comparison_id == comparisons.c.id, leases.c.annotator != annotator, leases.c.until > now
+        )
+        chosen = sa.select(sa.func.count()).select_from(comparisons).where(sa.text("is_open = 1"), there, ~said)
+        with self.reading() as connection:
+            return int(connection.execute(chosen).scalar_one())
+
     def _hold(self, connection: sa.Connection, annotator: str, ids: Sequence[int], until: float) -> None:
         """Lease pairs to an annotator, or lengthen the leases that are there."""
         self.insert_new(connection, leases, [{"comparison_id": i, "annotator": annotator, "until": until} for i in ids])
@@ -218,15 +238,27 @@ class Queue(Material):
                 connection.execute(theirs.values(is_open=wanted))
         return added
 
-    def undo(self, annotator: str, *, now: float, seconds: float, comparison_id: int | None = None) -> Leased | None:
-        """Take back an annotator's last label (or the one on a comparison) and lease the pair to them again.
+    def undo(
+        self,
+        annotator: str,
+        *,
+        now: float,
+        seconds: float,
+        comparison_id: int | None = None,
+        key: str | None = None,
+    ) -> Leased | None:
+        """Take back an annotator's last label (or the one on a comparison, or of a key) and lease the pair to them
+        again.
 
-        The label stays in the history, marked. None where there is nothing to take back.
+        The label stays in the history, marked. None where there is nothing to take back: with a key, asking twice takes
+        back once, whatever was labelled in between.
         """
         annotator = check_name(annotator)
         mine = sa.select(labels).where(labels.c.annotator == annotator, labels.c.undone_at.is_(None))
         if comparison_id is not None:
             mine = mine.where(labels.c.comparison_id == comparison_id)
+        if key is not None:
+            mine = mine.where(labels.c.key == key)
         with self.writing() as connection:
             last = connection.execute(mine.order_by(labels.c.at.desc(), labels.c.id.desc()).limit(1)).one_or_none()
             if last is None:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from rewardsmith.errors import RewardsmithError
 from rewardsmith.progress import say
 from rewardsmith.serving.refusals import Refusal
-from rewardsmith.serving.service import Service
+
+if TYPE_CHECKING:
+    from rewardsmith.serving.service import Service
 
 AGAIN_AFTER_S = 60.0  # what was refused is tried again
 

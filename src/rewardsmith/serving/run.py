@@ -14,21 +14,22 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rewardsmith.errors import ConfigError, ModelError
 from rewardsmith.progress import say
-from rewardsmith.serving.app import create_app
-from rewardsmith.serving.engine import Engine
-from rewardsmith.serving.follow import Follow
 from rewardsmith.serving.gate import is_loopback
 from rewardsmith.serving.keys import KeyRing
 from rewardsmith.serving.refusals import Refusal
-from rewardsmith.serving.service import Service
 from rewardsmith.serving.settings import Limits
+
+if TYPE_CHECKING:
+    from rewardsmith.serving.engine import Engine
+    from rewardsmith.serving.follow import Follow
+    from rewardsmith.serving.service import Service
 
 # (address, what ends the server; from another thread it is called through the loop)
 Started = Callable[[str, Callable[[], None]], None]
@@ -142,6 +143,10 @@ def serve(
 
     Raises ConfigError for an address that others can reach without a key, and for one that cannot be listened on.
     """
+    # Not needed by who only listens (the labelling page does), and heavy.
+    from rewardsmith.serving.app import create_app
+    from rewardsmith.serving.service import Service
+
     limits, keys = limits or Limits(), keys or KeyRing()
     check_address(host, keys)
     check_tls(tls_cert, tls_key)
