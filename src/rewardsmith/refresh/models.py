@@ -81,29 +81,36 @@ def labelled(store: Store) -> Labelled:
 
 
 def propose_tests(store: Store, round: int, n: int, *, seed: int, at: float) -> int:
-    """Queue up to `n` pairs of the round's answers to held-out prompts, one a prompt, drawn blindly; returns how many
-    there are of the round now. Again adds what is missing and nothing else.
+    """Queue up to `n` pairs of the round's answers to held-out prompts, drawn blindly; returns how many there are of the
+    round now. Every prompt gives one before any gives a second. Again adds what is missing and nothing else.
 
     Pairs that a model helped to choose would flatter the next one: they lie where the old one was least sure.
     """
     policies = [row["policy"] for row in store.policies() if row["round"] == round]
-    there = store.pairs_of_round(round, (HELD_OUT,), n)
-    done = {prompt for prompt, _, _ in there}
+    there = len(store.pairs_of_round(round, (HELD_OUT,), n))
     asked = [p.id for p in store.prompts(store.prompts_drawn(policies, round)) if is_test(p.messages)]
-    left = sorted((p for p in asked if p not in done), key=lambda p: unit_hash(f"{round} {p}", seed))
-    said, compared = store.drawn(left, policies, round), store.compared(left)
-    new: list[NewComparison] = []
-    for prompt in left:
-        pairs = [pair for pair in combinations(said[prompt], 2) if pair not in compared.get(prompt, ())]
-        if pairs and len(there) + len(new) < n:
-            a, b = min(pairs, key=lambda pair: unit_hash(f"{pair}", seed))
-            why = "drawn blindly on a prompt that no model is trained on: tests models on this round's answers"
-            pair = NewComparison(
-                prompt_id=prompt, a_id=a, b_id=b, round=round, kind=HELD_OUT, why=why, score=round + 1.0
-            )  # fmt: skip
-            new.append(pair)
+    said, compared = store.drawn(asked, policies, round), store.compared(asked)
+    ranked: list[tuple[int, float, int, tuple[int, int]]] = []
+    for prompt in asked:
+        pairs = sorted(combinations(said[prompt], 2), key=lambda pair: unit_hash(f"{pair}", seed))
+        place = unit_hash(f"{round} {prompt}", seed)
+        ranked += [(rank, place, prompt, pair) for rank, pair in enumerate(pairs)]
+    new = [
+        NewComparison(
+            prompt_id=prompt,
+            a_id=pair[0],
+            b_id=pair[1],
+            round=round,
+            kind=HELD_OUT,
+            why="drawn blindly on a prompt that no model is trained on: tests models on this round's answers",
+            score=round + 1.0,
+        )
+        for _, _, prompt, pair in sorted(ranked)
+        if pair not in compared.get(prompt, ())
+    ]
+    new = new[: max(0, n - there)]
     store.add_comparisons(new, at)
-    return len(there) + len(new)
+    return there + len(new)
 
 
 # -- what is fixed once -----------------------------------------------------------------------------------------
