@@ -81,9 +81,9 @@ def labelled(store: Store) -> Labelled:
 
 
 def propose_tests(store: Store, round: int, n: int, *, seed: int, at: float) -> int:
-    """Queue up to `n` pairs of the round's answers to held-out prompts, drawn blindly; returns how many there are of the
-    round now. Every prompt gives one before any gives a second. Again adds what is missing and nothing else.
+    """Queue up to `n` pairs of the round's answers to held-out prompts, drawn blindly; returns how many there are now.
 
+    Every prompt gives one before any gives a second. Again adds what is missing and nothing else.
     Pairs that a model helped to choose would flatter the next one: they lie where the old one was least sure.
     """
     policies = [row["policy"] for row in store.policies() if row["round"] == round]
