@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -171,30 +172,27 @@ STEPS = [
 
 
 @pytest.mark.slow
-def test_stopped_after_each_step_it_ends_the_same(
-    finished: tuple[Path, Path, dict[str, Any]], policy: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("where", "step"), STEPS)
+def test_stopped_after_a_step_it_ends_the_same(
+    where: str, step: str, finished: tuple[Path, Path, dict[str, Any]], policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each step of round 1 is done, and then the process is gone before anything is noted."""
-    import importlib
-
+    """A step of the last round it is in is done, and then the process is gone before anything is noted."""
     whole, file, state = finished
-    folder = made(whole.with_name("stopped"), policy)
-    for module_name, step in STEPS:
-        module = importlib.import_module(module_name)
-        real = getattr(module, step)
-        calls = []
+    folder = made(whole.with_name(f"stopped-{step}"), policy)
+    module = importlib.import_module(where)
+    real, calls = getattr(module, step), []
 
-        def then_gone(*given: Any, real: Any = real, calls: list[int] = calls, step: str = step, **options: Any) -> Any:
-            done = real(*given, **options)
-            calls.append(1)
-            if len(calls) == 1 or step == "sync":
-                raise Killed
-            return done
+    def then_gone(*given: Any, **options: Any) -> Any:
+        done = real(*given, **options)
+        calls.append(1)
+        if len(calls) == 2 or step == "ingest_tilted":
+            raise Killed
+        return done
 
-        with monkeypatch.context() as patch:
-            patch.setattr(module, step, then_gone)
-            with pytest.raises(Killed):
-                main(arguments(folder, file))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, step, then_gone)
+        with pytest.raises(Killed):
+            main(arguments(folder, file))
     assert main(arguments(folder, file)) == 0
     assert state_of(folder) == state
 
