@@ -59,7 +59,7 @@ def test_the_whole_way(run, project, tmp_path):
 def test_propose_with_a_models_rewards_and_the_projects_settings(run, project, tmp_path):
     run("refresh", "ingest", project, answers(tmp_path / "a.jsonl", "rl-1"), "--policy", "rl-1")
     with open_project(project).open() as store:
-        store.add_model("m", path="models/m", artifact_hash="h", round=0, at=1.0, details={"temperature": 2.0})
+        store.add_model("m", path="models/m", artifact_hash="h", round=0, at=1.0)
         store.set_scores("m", {r.id: (float(r.id % 5), 0.1 * (r.id % 3)) for r in store.responses()})
         store.add_release("m", manifest_hash="h", at=2.0)
     settings = tmp_path / "project" / "refresh.toml"

@@ -250,23 +250,16 @@ class RefreshPropose(ScorerOptions):
     def _rewards(self, project: Project, store: Store, seen: Look, common: Common) -> tuple[Rewards | None, int]:
         """The model's rewards of what is looked at, and how many answers it could not score."""
         from rewardsmith.refresh.propose import Rewards
-        from rewardsmith.refresh.rewards import find_model, path_of, score_missing
+        from rewardsmith.refresh.rewards import find_model, path_of, score_missing, temperature_of
 
         model = find_model(project, store, self.model, time.time())
         if model is None:
             return None, 0
         ids = seen.response_ids()
-        opened: list[Any] = []
-
-        def load() -> Any:
-            opened.append(self.open(path_of(project, model)))
-            return opened[0]
-
+        path = path_of(project, model)
         with Bar("scoring answers", len(ids), quiet=common.quiet) as bar:
-            counts = score_missing(store, model.name, load, ids, bar.advance)
-        return Rewards(model.name, store.scores(model.name, ids), float(model.details.get("temperature", 1.0))), counts[
-            "unscored"
-        ]
+            counts = score_missing(store, model.name, lambda: self.open(path), ids, bar.advance)
+        return Rewards(model.name, store.scores(model.name, ids), temperature_of(path)), counts["unscored"]
 
     def show(self, result: dict[str, Any]) -> str:
         kinds = ", ".join(f"{n} {kind}" for kind, n in result["kinds"].items() if n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from rewardsmith.refresh.project import Project
 from rewardsmith.refresh.records import Model
 from rewardsmith.refresh.store import Store
 from rewardsmith.remote import is_address
-from rewardsmith.score_cache import model_hash
+from rewardsmith.score_cache import META, model_hash
 from rewardsmith.scoring import Scorer
+from rewardsmith.temperature import of_artifact
 
 PROMPTS_AT_ONCE = 32  # scored and kept together
 
@@ -44,6 +46,15 @@ def path_of(project: Project, model: Model) -> str:
     if is_address(model.path) or Path(model.path).is_absolute():
         return model.path
     return str(project.folder / model.path)
+
+
+def temperature_of(path: str) -> float:
+    """What turns a model's rewards into log-odds, as its artifact holds it; 1 where it holds none."""
+    try:
+        meta = json.loads((Path(path) / META).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a server, or another tool's folder; a damaged one is refused where it is loaded
+        return 1.0
+    return of_artifact(meta) or 1.0
 
 
 def score_missing(
