@@ -27,12 +27,13 @@ from rewardsmith.errors import ConfigError, DataError
 from rewardsmith.overoptimization.candidates import Pool, without_unscored
 from rewardsmith.overoptimization.policies import kl_from_base
 from rewardsmith.refresh import releases
+from rewardsmith.refresh.connect import AT_ONCE
 from rewardsmith.refresh.gate import GateOptions
 from rewardsmith.refresh.ingest import Into, ingest_groups, ingest_tilted, tilted_weights
 from rewardsmith.refresh.labellers import Labeller, label_open
 from rewardsmith.refresh.models import Open, gate_model, is_test, propose_tests, release_model, train_model
 from rewardsmith.refresh.project import Project
-from rewardsmith.refresh.propose import ProposeOptions, Rewards, look, propose
+from rewardsmith.refresh.propose import KINDS, ProposeOptions, Rewards, look, propose
 from rewardsmith.refresh.rewards import score_missing
 from rewardsmith.refresh.store import Store
 from rewardsmith.refresh.train import VariantOptions
@@ -200,8 +201,15 @@ def _expected(p: Sequence[Floats], values: Sequence[Floats]) -> dict[str, float 
 
 
 def propose_round(loop: Loop, round: int, options: ProposeOptions) -> dict[str, Any]:
-    """Propose pairs of the round's training prompts with the rewards of the release that its answers were drawn for."""
+    """Propose pairs of the round's training prompts with the rewards of the release that its answers were drawn for.
+
+    A round whose pairs were proposed is left as it is: proposing again would look for others in the place of those that
+    were passed over. Up to AT_ONCE pairs go into the store together, so that a kill leaves whole portions.
+    """
     store, project = loop.store, loop.project
+    there = sum(n for kind, n in store.proposed(round).items() if kind in KINDS)
+    if there and (there % AT_ONCE or there >= options.budget):
+        return {"added": 0, "before": there}
     seen = look(store, replace(options, round=round), project.base_policy)
     held_out = {prompt.id for prompt in store.prompts(sorted(seen.new)) if is_test(prompt.messages)}
     seen = replace(seen, new={prompt: ids for prompt, ids in seen.new.items() if prompt not in held_out})
