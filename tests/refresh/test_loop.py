@@ -78,12 +78,17 @@ def state_of(folder: Path) -> dict[str, Any]:
             "labels": sorted((x.comparison_id, x.annotator, x.verdict) for x in store.labels()),
             "pairs": [(p.id, p.a.text, p.b.text, p.round, p.kind) for p in every_pair(store)],
             "policies": store.policies(),
-            "models": [(m.name, m.artifact_hash, m.parent, m.round) for m in store.models()],
+            "models": [(m.name, weights_of(folder / m.path), m.parent, m.round) for m in store.models()],
             "gates": [(g.model, g.passed, g.figures["checks"]) for g in store.gates()],
             "releases": [(r.seq, r.model) for r in store.releases()],
             "rounds": [json.loads(store.value(f"round {r}") or "null") for r in range(2)],
             "pointers": [(p.entry, p.release, p.action) for p in releases.history(folder)],
         }
+
+
+def weights_of(model: Path) -> str:
+    """Their hash: the other files of an artifact say how long it took, and where."""
+    return releases.file_hashes(model)["model.safetensors"]
 
 
 def every_pair(store: Any) -> list[Any]:
