@@ -99,15 +99,13 @@ def test_hostile_texts_stay_texts(browser: Any, store: Store) -> None:
     with page_at(store) as page, opened(browser, page) as view:
         for _ in HOSTILE:
             assert view.title() == "Rewardsmith: which answer is better?"
-            inside = "#prompt, #first, #second"
             tags = view.eval_on_selector_all(
-                inside, "all => [...new Set(all.flatMap(e => [...e.querySelectorAll('*')].map(n => n.localName)))]"
+                ":is(#prompt, #first, #second) *", "all => [...new Set(all.map(e => e.localName))]"
             )
             known = {"div", "p", "code", "pre", "a", "span", "table", "thead", "tbody", "tr", "th", "td", "strong"}
             assert set(tags) <= known, "markup of a text became an element"
             attributes = view.eval_on_selector_all(
-                inside,
-                "all => [...new Set(all.flatMap(e => [...e.querySelectorAll('*')].flatMap(n => n.getAttributeNames())))]",
+                ":is(#prompt, #first, #second) *", "all => [...new Set(all.flatMap(e => e.getAttributeNames()))]"
             )
             assert not [name for name in attributes if name.startswith("on") or name in ("style", "src", "srcdoc")]
             links = view.eval_on_selector_all(
