@@ -1,4 +1,4 @@
-"""The benchmark's drive, shorter: two people label in a browser, the server is killed once, nothing is lost or doubled."""
+"""The benchmark's drive, shorter: two people label, the server is killed once, nothing is lost or doubled."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -160,12 +161,15 @@ def test_the_name_of_the_file(store: Store, tmp_path: Path) -> None:
         export_pairs(store, tmp_path / "out.csv", "argilla")
 
 
-def test_argilla_itself_reads_them(labelled: Store, tmp_path: Path) -> None:
+def test_argilla_itself_reads_them(labelled: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     argilla = pytest.importorskip("argilla", reason="argilla is not installed")
+    # Settings want a connection, and ask nothing of it until they are sent.
+    monkeypatch.setattr(argilla.Argilla, "_default_client", MagicMock())
     found = export_pairs(labelled, tmp_path / "out.json", "argilla", which="all")
     settings = argilla.Settings.from_json(found["settings"])
     assert {question.name for question in settings.questions} == {"verdict", "note"}
     records = [argilla.Record.from_dict(item) for item in json.loads((tmp_path / "out.json").read_text())]
     (tmp_path / "back.json").write_text(json.dumps([record.to_dict() for record in records], default=str))
-    assert uuid.UUID(str(next(iter(records[0].responses)).user_id)) == user_id("ann")
+    people = {uuid.UUID(str(response.user_id)) for record in records for response in record.responses}
+    assert people == {user_id("ann"), user_id("bob@example.org")}
     assert import_labels(labelled, tmp_path / "back.json")["labels"] == 5
