@@ -153,9 +153,13 @@ async def opened(context: Any, address: str, name: str | None) -> Any:
         page = await asyncio.wait_for(context.new_page(), PATIENCE_S)
         try:
             await asyncio.wait_for(page.goto(address), PATIENCE_S)
-            break
-        except Exception:  # killed a moment ago; the browser goes on loading its error page, so take another
-            await closed(page)
+            if await page.locator("#loading").is_hidden():
+                break  # else the server was killed between the page and its scripts; the page says to reload it
+        except Exception as error:
+            # Killed a moment ago: the browser goes on loading its error page, so take another.
+            if "Error" not in type(error).__name__:
+                raise
+        await closed(page)
     if name is not None:
         await page.wait_for_selector("#sign-in:not([hidden])")
         await page.fill("#name-input", name)
