@@ -148,6 +148,8 @@ async def annotate(browser: Any, address: str, name: str, ledger: Ledger, close_
 
 async def opened(context: Any, address: str, name: str | None) -> Any:
     """The page, signed in; a server that is away just now is waited for."""
+    from playwright.async_api import Error
+
     while True:
         await listening(address)
         page = await asyncio.wait_for(context.new_page(), PATIENCE_S)
@@ -155,10 +157,8 @@ async def opened(context: Any, address: str, name: str | None) -> Any:
             await asyncio.wait_for(page.goto(address), PATIENCE_S)
             if await page.locator("#loading").is_hidden():
                 break  # else the server was killed between the page and its scripts; the page says to reload it
-        except Exception as error:
-            # Killed a moment ago: the browser goes on loading its error page, so take another.
-            if "Error" not in type(error).__name__:
-                raise
+        except (Error, TimeoutError):
+            pass  # killed a moment ago; the browser goes on loading its error page, so take another
         await closed(page)
     if name is not None:
         await page.wait_for_selector("#sign-in:not([hidden])")
