@@ -73,6 +73,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "data select": ("rewardsmith.verbs_data", "DataSelect", "which pairs of a pool to have labelled next"),
     "refresh init": ("rewardsmith.verbs_refresh", "RefreshInit", "a project that keeps a reward model fresh"),
+    "refresh ingest": ("rewardsmith.verbs_refresh", "RefreshIngest", "what a policy said, into the project"),
+    "refresh propose": ("rewardsmith.verbs_refresh", "RefreshPropose", "which pairs are worth a label, and why"),
     "refresh label": ("rewardsmith.verbs_label", "Label", "have pairs labelled: by people on a page, a judge, or gold"),
     "refresh export": ("rewardsmith.verbs_label", "Export", "pairs for Label Studio or Argilla"),
     "refresh import": ("rewardsmith.verbs_label", "Import", "labels from Label Studio or Argilla"),

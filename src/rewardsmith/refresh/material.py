@@ -93,6 +93,30 @@ class Material(Database):
             found = [{"policy": p, "round": r, "responses": n} for p, r, n in connection.execute(counted)]
         return sorted(found, key=lambda row: (row["round"], row["policy"]))
 
+    def prompts_drawn(self, policies: Sequence[str], round: int) -> list[int]:
+        """Ids of the prompts that any of these policies answered in a round, in order."""
+        said = sa.select(draws.c.prompt_id).where(draws.c.policy.in_(policies), draws.c.round == round).distinct()
+        with self.reading() as connection:
+            return sorted(connection.execute(said).scalars())
+
+    def drawn(
+        self, prompt_ids: Iterable[int], policies: Sequence[str], round: int | None = None
+    ) -> dict[int, list[int]]:
+        """{prompt: ids of what these policies said to it}, in a round or in any."""
+        found: dict[int, set[int]] = {}
+        d = draws.c
+        with self.reading() as connection:
+            rounds = [round]
+            if round is None:  # named one by one, so that the index is used
+                rounds = list(connection.execute(sa.select(d.round).where(d.policy.in_(policies)).distinct()).scalars())
+            for part in parts(prompt_ids):
+                said = sa.select(d.prompt_id, d.response_id).where(
+                    d.policy.in_(policies), d.round.in_(rounds), d.prompt_id.in_(part)
+                )
+                for prompt, response in connection.execute(said):
+                    found.setdefault(prompt, set()).add(response)
+        return {prompt: sorted(ids) for prompt, ids in found.items()}
+
     def last_round(self) -> int:
         """The highest round that a response was drawn in; 0 in an empty store."""
         with self.reading() as connection:

@@ -71,6 +71,32 @@ class Queue(Material):
         with self.reading() as connection:
             return [full for part in parts(ids) for full in _full(connection, part)]
 
+    def compared(self, prompt_ids: Iterable[int]) -> dict[int, list[tuple[int, int]]]:
+        """{prompt: its pairs of responses, lower id first}, in the order in which they were proposed."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        c = comparisons.c
+        with self.reading() as connection:
+            for part in parts(prompt_ids):
+                theirs = sa.select(c.prompt_id, c.a_id, c.b_id).where(c.prompt_id.in_(part)).order_by(c.id)
+                for prompt, a, b in connection.execute(theirs):
+                    found.setdefault(prompt, []).append((a, b))
+        return found
+
+    def proposed(self, round: int) -> dict[str, int]:
+        """{kind: how many pairs were proposed in a round}."""
+        c = comparisons.c
+        counted = sa.select(c.kind, sa.func.count()).where(c.round == round).group_by(c.kind)
+        with self.reading() as connection:
+            return {kind: n for kind, n in connection.execute(counted)}  # noqa: C416 - rows are no pairs to mypy
+
+    def pairs_of_round(self, round: int, kinds: Sequence[str], most: int) -> list[tuple[int, int, int]]:
+        """(prompt, a, b) of the last `most` pairs of these kinds that were proposed in a round, the last one first."""
+        c = comparisons.c
+        theirs = sa.select(c.prompt_id, c.a_id, c.b_id).where(c.round == round, c.kind.in_(kinds))
+        with self.reading() as connection:
+            theirs = theirs.order_by(c.id.desc()).limit(most)
+            return [(prompt, a, b) for prompt, a, b in connection.execute(theirs)]
+
     def open_comparisons(self, limit: int | None = None, *, round: int | None = None) -> list[Comparison]:
         """The queue without leases, the next one first: for a labeller that works alone (a judge, gold)."""
         chosen = sa.select(comparisons.c.id).where(sa.text("is_open = 1"))
