@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from rewardsmith.refresh.project import init_project, open_project
 from rewardsmith.refresh.records import NewComparison, NewPrompt, NewResponse
 
 UNDO_EVERY = 12  # presses, about
+PATIENCE_S = 15.0  # with the driver
 STATE = """() => {
   const pair = document.getElementById("pair");
   if (!document.getElementById("empty").hidden) return { empty: document.getElementById("empty-head").textContent };
@@ -122,7 +124,7 @@ async def annotate(browser: Any, address: str, name: str, ledger: Ledger, close_
         if pressed >= close_at and not ledger.held.get((name, -1)):
             ledger.held[name, -1] = "closed"
             ledger.reloads += 1
-            await page.close()
+            await closed(page)
             page = await opened(context, address, None)
             mine = []  # what a page before showed is undone by asking the server, which another test does
         elif "pair" not in state:
@@ -146,19 +148,29 @@ async def annotate(browser: Any, address: str, name: str, ledger: Ledger, close_
 
 async def opened(context: Any, address: str, name: str | None) -> Any:
     """The page, signed in; a server that is away just now is waited for."""
+    from playwright.async_api import Error
+
     while True:
-        page = await context.new_page()
+        await listening(address)
+        page = await asyncio.wait_for(context.new_page(), PATIENCE_S)
         try:
-            await listening(address)
-            await page.goto(address, timeout=10_000)
-            break
-        except Exception:  # killed a moment ago; the browser goes on loading its error page, so take another
-            await page.close()
+            await asyncio.wait_for(page.goto(address), PATIENCE_S)
+            if await page.locator("#loading").is_hidden():
+                break  # else the server was killed between the page and its scripts; the page says to reload it
+        except (Error, TimeoutError):
+            pass  # killed a moment ago; the browser goes on loading its error page, so take another
+        await closed(page)
     if name is not None:
         await page.wait_for_selector("#sign-in:not([hidden])")
         await page.fill("#name-input", name)
         await page.keyboard.press("Enter")
     return page
+
+
+async def closed(page: Any) -> None:
+    """Close a page; the driver does not always hear that it is done."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(page.close(), PATIENCE_S)
 
 
 async def listening(address: str) -> None:

@@ -132,8 +132,8 @@ def measure(what: str, folder: str, budget: int, leases: int) -> dict[str, Any]:
             found = status(project, store, time.time())
             said = {key: found[key] for key in ("comparisons", "open", "labels")}
         elif what == "propose":
-            options = ProposeOptions(budget=budget)
-            seen = look(store, options, project.base_policy)
+            seen = look(store, ProposeOptions(), project.base_policy)
+            options = ProposeOptions(budget=sum(seen.proposed.values()) + budget)
             found = propose(store, seen, options, Rewards("rm", store.scores("rm", seen.response_ids())), time.time())
             said = {key: found[key] for key in ("added", "before", "kinds", "candidates")}
         else:
@@ -201,7 +201,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         print(f"the store has {size:.0f} MiB")
     for what in ("status", "propose", "lease", "command"):
         rows = []
-        for turn in range(options.repeats):
+        for _ in range(options.repeats):
             if what == "command":
                 start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
                 command = [sys.executable, "-m", "rewardsmith.cli", "refresh", "status", str(folder), "--json"]
@@ -210,8 +210,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
                 rows.append({"seconds": time.perf_counter() - start, "cpu_seconds": cpu, "peak_mib": 0.0, "said": {}})
             else:
-                budget = options.budget * (turn + 1)
-                words = ["--measure", what, "--folder", str(folder), "--budget", str(budget)]
+                words = ["--measure", what, "--folder", str(folder), "--budget", str(options.budget)]
                 rows.append(child(*words, "--leases", str(options.leases)))
         seconds = [row["seconds"] for row in rows]
         median, highest = statistics.median(seconds), max(seconds)

@@ -33,7 +33,7 @@ from rewardsmith.refresh.store import Store
 
 KINDS = ("new-new", "new-base", "contested", "random")
 MOST_PAIRS = 10  # of one prompt and kind that are looked at, drawn at random
-MOST_REMEMBERED = 2000  # pairs of the round, the last ones, that new ones may not nearly repeat
+MOST_REMEMBERED = 1000  # pairs of the round, the last ones, that new ones may not nearly repeat
 READ_AHEAD = 100  # pairs whose texts are fetched at once
 
 

@@ -143,11 +143,24 @@ labels = sa.Table(
     sa.Column("source", sa.String(8), nullable=False),
     sa.Column("key", sa.Text, unique=True),  # the sender's own name for it: the same one twice is one label
     sa.Column("undone_at", sa.Float),
-    sa.Index("labels_by_annotator", "annotator", "undone_at", "verdict", "source", "at"),
 )
 sa.Index(
     "labels_live", labels.c.comparison_id, labels.c.annotator, unique=True,
     sqlite_where=sa.text("undone_at IS NULL"), postgresql_where=sa.text("undone_at IS NULL"),
+)  # fmt: skip
+
+# What status counts and what undo looks for, among the labels that hold.
+for _name, _columns in (
+    ("labels_counted", ("annotator", "verdict", "source")),
+    ("labels_in_turn", ("annotator", "at", "id")),
+):
+    sa.Index(
+        _name, *(labels.c[column] for column in _columns),
+        sqlite_where=sa.text("undone_at IS NULL"), postgresql_where=sa.text("undone_at IS NULL"),
+    )  # fmt: skip
+sa.Index(
+    "labels_undone", labels.c.undone_at,
+    sqlite_where=sa.text("undone_at IS NOT NULL"), postgresql_where=sa.text("undone_at IS NOT NULL"),
 )  # fmt: skip
 
 leases = sa.Table(

@@ -60,6 +60,7 @@ async function askPatiently(path, body) {
 // -- who ----------------------------------------------------------------------------------------------------
 
 async function begin() {
+  at("loading").hidden = true;
   try {
     me.key = sessionStorage.getItem("rewardsmith.key") ?? "";
   } catch {
