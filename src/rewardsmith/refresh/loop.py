@@ -207,10 +207,11 @@ def propose_round(loop: Loop, round: int, options: ProposeOptions) -> dict[str, 
     were passed over. Up to AT_ONCE pairs go into the store together, so that a kill leaves whole portions.
     """
     store, project = loop.store, loop.project
+    options = replace(options, round=round, overlap_share=0.0)  # there is one labeller
     there = sum(n for kind, n in store.proposed(round).items() if kind in KINDS)
     if there and (there % AT_ONCE or there >= options.budget):
         return {"added": 0, "before": there}
-    seen = look(store, replace(options, round=round), project.base_policy)
+    seen = look(store, options, project.base_policy)
     held_out = {prompt.id for prompt in store.prompts(sorted(seen.new)) if is_test(prompt.messages)}
     seen = replace(seen, new={prompt: ids for prompt, ids in seen.new.items() if prompt not in held_out})
     rewards, release = None, _drawn_for(loop, round)
@@ -221,7 +222,7 @@ def propose_round(loop: Loop, round: int, options: ProposeOptions) -> dict[str, 
         score_missing(store, model.name, lambda: loop.open_model(str(folder)), seen.response_ids())
         temperature = float(model.details.get("temperature", 1.0))
         rewards = Rewards(model.name, store.scores(model.name, seen.response_ids()), temperature)
-    return propose(store, seen, replace(options, round=round), rewards, loop.now())
+    return propose(store, seen, options, rewards, loop.now())
 
 
 # -- labels, gate, release --------------------------------------------------------------------------------------
