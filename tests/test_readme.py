@@ -21,7 +21,7 @@ ASSETS = ROOT / "src" / "rewardsmith" / "assets"
 # A block that names one of these loads the real small model, which is minutes rather than seconds.
 REAL_MODEL = re.compile(r"gguf:|SmolLM", re.IGNORECASE)
 # Verbs with a verb of their own behind them: `rewardsmith data check FILE`.
-NESTED = {"data", "keys"}
+NESTED = {"data", "keys", "refresh"}
 
 
 def fenced_blocks(language: str) -> list[tuple[int, str]]:

@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("evaluation", "audit", "overoptimization"),
     ("mitigation", "refresh", "report", "serving"),
+    ("labelling",),
     ("quickstart",),
     ("cli",),
 )

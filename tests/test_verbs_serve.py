@@ -16,6 +16,7 @@ import pytest
 from rewardsmith.cli import main
 from rewardsmith.model.artifact import PROBE, save_reward_model
 from rewardsmith.model.reward_model import RewardModel
+from rewardsmith.refresh import releases
 from rewardsmith.scorers import load_scorer
 from rewardsmith.text.render import Renderer
 from tests.tiny import tiny_tokenizer, tiny_trunk
@@ -99,3 +100,30 @@ def test_a_process_serves_reads_again_and_ends(tmp_path: Path) -> None:
     out, _ = server.process.communicate(timeout=30)
     assert server.process.returncode == 0
     assert json.loads(out)["responses"] >= 2
+
+
+@pytest.mark.slow
+def test_a_process_follows_a_project(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    releases.release(project, saved(tmp_path / "rm-0"))
+    server = Process("--follow", str(project), "--follow-seconds", "0.1")
+    body = {"messages": [m.to_dict() for m in PROBE[0].prompt], "responses": ["Canberra."]}
+    first = server.ask(body)
+    assert first["model"] == "project"
+    releases.release(project, saved(tmp_path / "rm-1", seed=1))
+    while (second := server.ask(body))["artifact"] == first["artifact"]:
+        assert server.process.poll() is None
+    releases.rollback(project)
+    while server.ask(body)["artifact"] == second["artifact"]:
+        assert server.process.poll() is None
+    server.process.send_signal(signal.SIGTERM)
+    out, _ = server.process.communicate(timeout=30)
+    assert server.process.returncode == 0
+    assert json.loads(out)["model"] == str(project)
+
+
+def test_a_model_or_a_project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve"]) == main(["serve", "rm", "--follow", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("one of the two") == 2
+    assert main(["serve", "--follow", str(tmp_path)]) == 2
+    assert "nothing is released" in capsys.readouterr().err

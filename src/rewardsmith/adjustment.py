@@ -1,6 +1,6 @@
 """After training: length taken out of rewards, and bounds for reinforcement learning, kept beside the rewards.
 
-    adjusted = bound(reward - f(characters))
+    adjusted = bound(reward - offset - f(characters))
 
 `reward` stays what the model says; the adjustment is stored in the artifact under "adjustment", and `score` writes its
 result as `adjusted`.
@@ -75,12 +75,15 @@ class Bound:
 
 @dataclass(frozen=True)
 class Adjustment:
+    """`offset` puts the rewards of fixed reference answers about zero (refresh train); no comparison sees it."""
+
     length: Length | None = None
     bound: Bound | None = None
+    offset: float = 0.0
 
     def __call__(self, rewards_K: ArrayLike, characters_K: ArrayLike) -> Floats:
         """[K] adjusted rewards of one group's answers."""
-        adjusted_K = np.asarray(rewards_K, np.float64)
+        adjusted_K = np.asarray(rewards_K, np.float64) - self.offset
         if self.length is not None:
             adjusted_K = adjusted_K - self.length(characters_K)
         return adjusted_K if self.bound is None else self.bound(adjusted_K)
@@ -99,8 +102,9 @@ def of_artifact(meta: Mapping[str, Any]) -> Adjustment | None:
         return Adjustment(
             None if length is None else Length(**length | {k: tuple(length[k]) for k in ("knots", "bends")}),
             None if bound is None else Bound(**bound),
+            float(kept.get("offset", 0.0)),
         )
-    except (TypeError, KeyError, AttributeError):
+    except (TypeError, ValueError, KeyError, AttributeError):
         raise ModelError(
             "reward_model.json holds an adjustment that this version cannot read; run calibrate again"
         ) from None

@@ -5,6 +5,7 @@
     ├── ModelError       a model, tokenizer or artifact cannot be loaded, served or saved
     ├── ConfigError      options that contradict each other or the machine
     ├── TrainingError    training cannot go on (NaN, mismatching checkpoint)
+    ├── StoreError       a refresh store cannot be opened, read or written
     └── Interrupted      Ctrl-C was honoured: state is saved, the message says how to resume
 
 Each message is one line: what was found, where, and what to do about it. The command line prints it
@@ -35,6 +36,10 @@ class ConfigError(RewardsmithError):
 
 class TrainingError(RewardsmithError):
     """Training cannot go on: a loss is not finite, or a checkpoint is not of this run."""
+
+
+class StoreError(RewardsmithError):
+    """A refresh store cannot be opened, read or written. What was being written is not there in part."""
 
 
 class Interrupted(RewardsmithError):

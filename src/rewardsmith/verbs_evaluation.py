@@ -191,17 +191,20 @@ class Calibrate(ScorerOptions):
         """{"stored": for the artifact, "length": before and after on prompts that it was not fitted on}, or None."""
         import numpy as np
 
-        from rewardsmith.adjustment import Adjustment, characters, fit_bound
+        from rewardsmith.adjustment import Adjustment, characters, fit_bound, of_artifact
         from rewardsmith.evaluation.adjusting import fitted_length, length_effect
+        from rewardsmith.model.artifact import read_meta
 
-        if not self.length and self.bound == "none":
+        before = of_artifact(read_meta(self.model))
+        offset = before.offset if before is not None else 0.0  # of the reference answers: it stays
+        if not self.length and self.bound == "none" and not offset:
             return None
         length = fitted_length(groups, rewards).times(self.length_share) if self.length else None
-        plain = Adjustment(length)
+        plain = Adjustment(length, offset=offset)
         shorn = [plain(values, characters(group)) for group, values in zip(groups, rewards, strict=True)]
         bound = None if self.bound == "none" else fit_bound(self.bound, np.concatenate(shorn), temperature)
         effect = length_effect(groups, rewards, self.length_share, seed=self.seed) if self.length else None
-        return {"stored": Adjustment(length, bound).to_json(), "length": effect}
+        return {"stored": Adjustment(length, bound, offset).to_json(), "length": effect}
 
     def show(self, result: dict[str, Any]) -> str:
         fit, before, after = result["calibration"], result["before"], result["after"]
@@ -215,7 +218,7 @@ class Calibrate(ScorerOptions):
         if adjustment is None:
             lines.append("no adjustment: score writes no adjusted rewards")
         else:
-            kinds = [name for name in ("length", "bound") if adjustment["stored"][name] is not None]
+            kinds = [name for name in ("length", "bound", "offset") if adjustment["stored"][name]]
             lines.append(f"adjusted rewards ({' and '.join(kinds)}) are in the rows of score, as `adjusted`")
         if adjustment is not None and adjustment["length"] is not None:
             lines += ["on each half of the prompts, with length fitted on the other:", *_changes(adjustment["length"])]

@@ -19,27 +19,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
-    """Let a policy write N answers to each prompt, with their log-probabilities: the candidates that `optimize` reads.
+class SamplerOptions:
+    """How a policy is sampled: a model that is loaded here, or a server."""
 
-    Example: rewardsmith sample HuggingFaceTB/SmolLM2-135M-Instruct prompts.jsonl --output candidates.jsonl --n 16
-    Example: rewardsmith sample my-model prompts.txt --url http://localhost:8000/v1 --output candidates.jsonl --n 64
-    """
-
-    model: Annotated[Name, tyro.conf.arg(metavar="MODEL")]
-    """A hub name, a folder or gguf:PATH; with --url, the name the server knows it by."""
-    files: Annotated[Files, tyro.conf.arg(metavar="PROMPTS...")]
-    """Rows with "prompt", a .txt with one a line, or any preference file."""
-    output: str
-    """Where the rows go: a .jsonl file."""
     n: int = 8
     """Answers to each prompt."""
     max_tokens: int = 256
     """Longest answer; what is longer is cut."""
     temperature: float = 1.0
     """Of the samples. Nothing else is changed about the distribution."""
-    limit: int | None = None
-    """Use the first N distinct prompts only."""
     seed: int = 0
     """Of the samples."""
     url: str | None = None
@@ -62,19 +50,59 @@ class Sample:
     """Of the matrix products. auto: bfloat16 where the processor multiplies it natively."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless asked."""
+
+    def __post_init__(self) -> None:
+        at_least(
+            n=(self.n, 1), max_tokens=(self.max_tokens, 1), seed=(self.seed, 0), timeout=(self.timeout, 0.1),
+            retries=(self.retries, 0), requests_at_once=(self.requests_at_once, 1),
+            rows_at_once=(self.rows_at_once, 1),
+        )  # fmt: skip
+        if not self.temperature > 0:
+            raise ConfigError(f"--temperature {self.temperature}: give a number above 0")
+
+    def sampler(self, model: str) -> Sampler:
+        """The sampler of a hub name, folder or gguf:PATH, or of a server's model."""
+        if self.url is not None:
+            from rewardsmith.overoptimization.sample_server import Server
+
+            return Server(
+                url=self.url, model=model, n=self.n, max_tokens=self.max_tokens, temperature=self.temperature,
+                chat=not self.plain, api_key_env=self.api_key_env, timeout_s=self.timeout, retries=self.retries,
+                requests_at_once=self.requests_at_once,
+            )  # fmt: skip
+        from rewardsmith.overoptimization.sample import model_sampler
+
+        return model_sampler(
+            model, n=self.n, max_tokens=self.max_tokens, temperature=self.temperature,
+            rows_at_once=self.rows_at_once, device=self.device, precision=self.precision,
+            trust_remote_code=self.trust_remote_code,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(SamplerOptions):
+    """Let a policy write N answers to each prompt, with their log-probabilities: the candidates that `optimize` reads.
+
+    Example: rewardsmith sample HuggingFaceTB/SmolLM2-135M-Instruct prompts.jsonl --output candidates.jsonl --n 16
+    Example: rewardsmith sample my-model prompts.txt --url http://localhost:8000/v1 --output candidates.jsonl --n 64
+    """
+
+    model: Annotated[Name, tyro.conf.arg(metavar="MODEL")]
+    """A hub name, a folder or gguf:PATH; with --url, the name the server knows it by."""
+    files: Annotated[Files, tyro.conf.arg(metavar="PROMPTS...")]
+    """Rows with "prompt", a .txt with one a line, or any preference file."""
+    output: str
+    """Where the rows go: a .jsonl file."""
+    limit: int | None = None
+    """Use the first N distinct prompts only."""
     resume: bool = False
     """Keep the rows of an interrupted run (OUTPUT.partial) and go on behind them."""
     overwrite: bool = False
     """Replace OUTPUT where it exists."""
 
     def __post_init__(self) -> None:
-        at_least(
-            n=(self.n, 1), max_tokens=(self.max_tokens, 1), limit=(self.limit, 1), seed=(self.seed, 0),
-            timeout=(self.timeout, 0.1), retries=(self.retries, 0), requests_at_once=(self.requests_at_once, 1),
-            rows_at_once=(self.rows_at_once, 1),
-        )  # fmt: skip
-        if not self.temperature > 0:
-            raise ConfigError(f"--temperature {self.temperature}: give a number above 0")
+        super().__post_init__()
+        at_least(limit=(self.limit, 1))
         if not self.output.endswith(".jsonl"):
             raise ConfigError(f"output {self.output!r}: name it .jsonl")
 
@@ -86,30 +114,13 @@ class Sample:
         if not self.files:
             raise ConfigError("name at least one file of prompts")
         prompts, dropped = read_prompts(self.files, self.limit)
-        sampler = self._sampler()
+        sampler = self.sampler(self.model)
         with Bar("sampling, prompts", len(prompts), quiet=common.quiet) as bar:
             counts = write_candidates(
                 prompts, sampler, self.output, n=self.n, seed=self.seed, resume=self.resume,
                 identity=self._identity(), progress=bar.advance,
             )  # fmt: skip
         return {**counts, "output": self.output, "dropped": dropped}
-
-    def _sampler(self) -> Sampler:
-        if self.url is not None:
-            from rewardsmith.overoptimization.sample_server import Server
-
-            return Server(
-                url=self.url, model=self.model, n=self.n, max_tokens=self.max_tokens, temperature=self.temperature,
-                chat=not self.plain, api_key_env=self.api_key_env, timeout_s=self.timeout, retries=self.retries,
-                requests_at_once=self.requests_at_once,
-            )  # fmt: skip
-        from rewardsmith.overoptimization.sample import model_sampler
-
-        return model_sampler(
-            self.model, n=self.n, max_tokens=self.max_tokens, temperature=self.temperature,
-            rows_at_once=self.rows_at_once, device=self.device, precision=self.precision,
-            trust_remote_code=self.trust_remote_code,
-        )  # fmt: skip
 
     def _identity(self) -> dict[str, Any]:
         from rewardsmith.scoring import file_mark

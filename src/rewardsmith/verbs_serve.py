@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -26,10 +27,16 @@ class Serve(AggregateOptions):
     """Serve a reward model over HTTP, in the shapes of vLLM, TEI and OpenRLHF and in our own, with a page to try it.
 
     Example: rewardsmith serve rm --port 8000
+    Example: rewardsmith serve --follow project
     """
 
-    model: Annotated[Name, tyro.conf.arg(metavar="RM")]
-    """A reward model: an artifact or ensemble folder, or any sequence classifier with one output."""
+    model: Annotated[Name, tyro.conf.arg(metavar="RM")] = ""
+    """A reward model: an artifact or ensemble folder, or any one-output sequence classifier. With --follow: none."""
+    follow: str | None = None
+    """Serve what is released in this project (refresh release, rollback), and change over when that changes. A release
+    whose files are not those that were released is refused, and the old one stays."""
+    follow_seconds: float = 2.0
+    """With --follow: look this often for another release."""
     host: str = "127.0.0.1"
     """Address to listen on. Other than this machine's own, keys are needed."""
     port: int = 8000
@@ -62,7 +69,13 @@ class Serve(AggregateOptions):
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        at_least(port=(self.port, 0), tokens_per_batch=(self.tokens_per_batch, 16))
+        at_least(
+            port=(self.port, 0),
+            tokens_per_batch=(self.tokens_per_batch, 16),
+            follow_seconds=(self.follow_seconds, 0.05),
+        )
+        if bool(self.model) == (self.follow is not None):
+            raise ConfigError("name a reward model, or a project with --follow: one of the two")
 
     def run(self, common: Common) -> dict[str, Any]:
         try:
@@ -72,6 +85,7 @@ class Serve(AggregateOptions):
         except ImportError as error:
             raise ConfigError(f"serve needs {error.name}; install it with: pip install 'rewardsmith[serve]'") from None
         from rewardsmith.serving.engine import load_engine
+        from rewardsmith.serving.follow import Follow
         from rewardsmith.serving.keys import KeyRing
         from rewardsmith.serving.run import check_address, check_tls, serve
 
@@ -82,15 +96,17 @@ class Serve(AggregateOptions):
         check_aggregate(self.aggregate, self.aggregate_strength)
 
         def load() -> Any:
+            folder, name, release = self._what()
             return load_engine(
-                self.model,
-                name=self.model_name,
+                folder,
+                name=self.model_name or name,
                 tokens_per_batch=self.tokens_per_batch,
                 device=self.device,
                 precision=self.precision,
                 aggregate=self.aggregate,
                 aggregate_strength=self.aggregate_strength,
                 adjusted=self.adjusted,
+                release=release,
             )
 
         engine = load()
@@ -111,15 +127,32 @@ class Serve(AggregateOptions):
             cors_origins=self.cors_origin,
             log_texts=self.log_texts,
             log_requests=not common.quiet,
+            follow=None if self.follow is None else Follow(self._release_now, self.follow_seconds),
             on_started=started,
         )
         counted = service.metrics
         return {
-            "model": self.model,
+            "model": self.model or self.follow,
             "responses": int(counted.total("rewardsmith_responses_total")),
             "tokens": int(counted.total("rewardsmith_tokens_total", kind="computed")),
             "shared_tokens": int(counted.total("rewardsmith_tokens_total", kind="shared")),
         }
+
+    def _what(self) -> tuple[str, str | None, str | None]:
+        """(folder, name it is served by, release) of what is to be served now, its files compared with the release."""
+        if self.follow is None:
+            return self.model, None, None
+        from rewardsmith.refresh.releases import open_current
+
+        pointer, folder = open_current(self.follow)
+        return str(folder), Path(self.follow).resolve().name, pointer.label
+
+    def _release_now(self) -> str | None:
+        from rewardsmith.refresh.releases import current
+
+        assert self.follow is not None
+        pointer = current(self.follow)
+        return None if pointer is None else pointer.label
 
     def show(self, result: dict[str, Any]) -> str:
         return f"stopped: {result['responses']} responses scored, {result['tokens']} tokens computed"

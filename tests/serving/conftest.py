@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -18,6 +15,7 @@ from rewardsmith.scoring import Reading
 from rewardsmith.serving.engine import Engine
 from rewardsmith.serving.run import serve
 from rewardsmith.text.render import RenderConfig, Renderer
+from tests.sockets import Running
 from tests.tiny import tiny_tokenizer, tiny_trunk
 
 
@@ -30,44 +28,6 @@ def tiny_scorer(seed: int = 0, *, temperature: float | None = 2.0, tokens_per_ba
 
 def tiny_engine(seed: int = 0, **options: Any) -> Engine:
     return Engine(tiny_scorer(seed, **options), "tiny", artifact=f"hash-{seed}", meta={})
-
-
-@dataclass
-class Reply:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-@dataclass
-class Running:
-    """A server that answers at `host`:`port`."""
-
-    address: str
-    host: str
-    port: int
-
-    def ask(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, timeout: float = 20
-    ) -> Reply:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
-        sent = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        given = {"content-type": "application/json"} if body is not None else {}
-        connection.request(method, path, sent, given | (headers or {}))
-        reply = connection.getresponse()
-        answer = Reply(reply.status, {k.lower(): v for k, v in reply.getheaders()}, reply.read())
-        connection.close()
-        return answer
-
-    def post(self, path: str, body: Any, **options: Any) -> Reply:
-        return self.ask("POST", path, body, **options)
-
-    def get(self, path: str, **options: Any) -> Reply:
-        return self.ask("GET", path, **options)
 
 
 def start(engine: Engine | None = None, load: Callable[[], Engine] | None = None, **options: Any) -> Iterator[Running]:

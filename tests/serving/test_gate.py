@@ -19,7 +19,8 @@ from rewardsmith.serving.gate import host_name, is_loopback, presented_keys
 from rewardsmith.serving.keys import KeyRing, add_key
 from rewardsmith.serving.run import check_address, check_tls, listen, serve
 from rewardsmith.serving.settings import Limits
-from tests.serving.conftest import Running, running, start, tiny_engine, tiny_scorer
+from tests.serving.conftest import running, start, tiny_engine, tiny_scorer
+from tests.sockets import Running
 
 GOOD = {"messages": [{"role": "user", "content": "hi"}], "responses": ["a"]}
 

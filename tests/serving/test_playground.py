@@ -11,7 +11,8 @@ import pytest
 from rewardsmith.serving.keys import KeyRing
 from rewardsmith.serving.playground import EDITS, refusals
 from tests.report.test_browser import CONTRAST
-from tests.serving.conftest import Running, running
+from tests.serving.conftest import running
+from tests.sockets import Running
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -21,7 +21,8 @@ from rewardsmith.data.schema import Group, Message
 from rewardsmith.last_layer import fit_laplace
 from rewardsmith.serving.engine import Engine
 from rewardsmith.serving.settings import Limits
-from tests.serving.conftest import Running, running, start, tiny_engine, tiny_scorer
+from tests.serving.conftest import running, start, tiny_engine, tiny_scorer
+from tests.sockets import Running
 
 TOLERANCE = 1e-4  # of rewards that spread by about 1; batches add up in different orders
 

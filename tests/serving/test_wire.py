@@ -13,7 +13,8 @@ import pytest
 
 from rewardsmith.data.schema import Group, Message
 from rewardsmith.serving.playground import N_REFUSALS, refusals
-from tests.serving.conftest import Reply, Running, start, tiny_scorer
+from tests.serving.conftest import start, tiny_scorer
+from tests.sockets import Reply, Running
 
 USER = {"role": "user", "content": "hello there"}
 TURNS = [USER, {"role": "assistant", "content": "a good"}]
@@ -255,7 +256,7 @@ def test_get_reward_refuses_like_its_framework(server: Running) -> None:
 
 def test_health_ready_metrics(server: Running) -> None:
     assert (server.get("/health").status, server.get("/health").body) == (200, b"")
-    assert server.get("/ready").json == {"ready": True, "model": "tiny", "artifact": "hash-0"}
+    assert server.get("/ready").json == {"ready": True, "model": "tiny", "artifact": "hash-0", "release": None}
     said = server.get("/metrics")
     assert said.headers["content-type"].startswith("text/plain")
     for name in ("request_seconds", "queue_seconds", "batch_fill", "tokens_total", "reward_bucket", "refusal_share"):

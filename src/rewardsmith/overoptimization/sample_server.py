@@ -36,6 +36,7 @@ class Server:
     url          up to and with /v1
     model        the name the server knows it by
     chat         messages to /chat/completions; False: plain text to /completions
+    logprobs     ask for log-probabilities; a server that knows none may refuse the request
     api_key_env  the environment variable that holds the key; none is sent where it is not set
     """
 
@@ -45,6 +46,7 @@ class Server:
     max_tokens: int
     temperature: float = 1.0
     chat: bool = True
+    logprobs: bool = True
     api_key_env: str = "OPENAI_API_KEY"
     timeout_s: float = 120.0
     retries: int = 5
@@ -53,9 +55,10 @@ class Server:
 
     def __call__(self, prompts: Sequence[Messages], seed: int) -> list[list[Completion]]:
         with ThreadPoolExecutor(self.requests_at_once) as pool:
-            return list(pool.map(lambda i: self._ask(prompts[i], seed * len(prompts) + i), range(len(prompts))))
+            return list(pool.map(lambda i: self.ask(prompts[i], seed * len(prompts) + i), range(len(prompts))))
 
-    def _ask(self, prompt: Messages, seed: int) -> list[Completion]:
+    def ask(self, prompt: Messages, seed: int) -> list[Completion]:
+        """The completions of one prompt. ConfigError where there is no reply, DataError where it cannot be read."""
         body: dict[str, Any] = {
             "model": self.model,
             "n": self.n,
@@ -64,9 +67,11 @@ class Server:
             "seed": seed,
         }
         if self.chat:
-            body |= {"messages": [turn.to_dict() for turn in prompt], "logprobs": True}
+            body |= {"messages": [turn.to_dict() for turn in prompt]}
         else:
-            body |= {"prompt": text_of(prompt), "logprobs": 1}
+            body |= {"prompt": text_of(prompt)}
+        if self.logprobs:
+            body |= {"logprobs": True if self.chat else 1}
         return completions_in(self._post("chat/completions" if self.chat else "completions", body), self.n, self.url)
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,7 +20,7 @@ from starlette.exceptions import HTTPException
 from rewardsmith.serving import playground, wire_openrlhf, wire_own, wire_tei, wire_vllm
 from rewardsmith.serving.gate import App, Gate
 from rewardsmith.serving.keys import KeyRing
-from rewardsmith.serving.refusals import Kind, Refusal
+from rewardsmith.serving.refusals import Refusal, refusal_of
 from rewardsmith.serving.service import Service
 from rewardsmith.serving.wire import TheService, described, router
 
@@ -32,19 +31,16 @@ ABOUT = (
     "`X-Timeout-Seconds` sets a deadline, after which a request is dropped unanswered (504)."
 )
 
-
-# Of a fault's place: what is a field or an index, and not the name of a union's member.
-FIELD = re.compile(r"[a-z0-9_]+")
-TYPES = ("str", "int", "float", "bool", "list", "dict")
 operations = router("operations")
 
 
 class State(BaseModel):
-    """Whether the server answers, and with which model."""
+    """Whether the server answers, and with which model; `release` where it follows the releases of a project."""
 
     ready: bool
     model: str
     artifact: str | None
+    release: str | None = None
 
 
 def create_app(
@@ -118,7 +114,9 @@ async def health() -> Response:
 async def ready(service: TheService) -> State:
     if not service.ready:
         raise Refusal("unready", "the model is not warm, or the server is shutting down", retry_after=1.0)
-    return State(ready=True, model=service.engine.name, artifact=service.engine.artifact)
+    return State(
+        ready=True, model=service.engine.name, artifact=service.engine.artifact, release=service.engine.release
+    )
 
 
 @operations.get("/metrics", summary="For Prometheus", response_class=Response)
@@ -134,7 +132,7 @@ async def metrics(service: TheService) -> Response:
 async def reload(service: TheService) -> State:
     """Needs an admin key. Takes no argument: which folder is served was said when the server was started."""
     engine = await service.reload()
-    return State(ready=service.ready, model=engine.name, artifact=engine.artifact)
+    return State(ready=service.ready, model=engine.name, artifact=engine.artifact, release=engine.release)
 
 
 # -- refusals -----------------------------------------------------------------------------------------------
@@ -143,34 +141,6 @@ async def reload(service: TheService) -> State:
 async def refused(request: Request, error: Exception) -> Response:
     status, body, headers = answered(request.url.path, refusal_of(error))
     return Response(body, status_code=status, headers=headers)
-
-
-def refusal_of(error: Exception) -> Refusal:
-    if isinstance(error, Refusal):
-        return error
-    if isinstance(error, RequestValidationError):
-        return validation_refusal(error)
-    kinds: dict[int, Kind] = {400: "malformed", 404: "unknown", 405: "method", 415: "media"}
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    said = {"unknown": "no such path", "method": "this path is not asked this way", "malformed": "no valid JSON"}
-    kind = kinds.get(status, "failed")
-    return Refusal(kind, said.get(kind, "internal error"))
-
-
-def validation_refusal(error: RequestValidationError) -> Refusal:
-    """The first fault and where it is. What the request held there is not repeated."""
-    faults = error.errors()
-    if any(fault["type"] == "json_invalid" for fault in faults):
-        return Refusal("malformed", "the body is no valid JSON")
-    # Of a union every member complains: the one with the fewest faults is the one that was meant.
-    members = [fault["loc"][1] if len(fault["loc"]) > 1 else "" for fault in faults]
-    fault = min(zip(map(members.count, members), faults, strict=True), key=lambda pair: pair[0])[1]
-    where = ".".join(str(part) for part in fault["loc"][1:] if FIELD.fullmatch(str(part)) and part not in TYPES)
-    return Refusal("invalid", f"{where[:200] or 'body'}: {printable(fault['msg'])[:300]}")
-
-
-def printable(text: str) -> str:
-    return "".join(c if c.isprintable() and not "\ud800" <= c <= "\udfff" else "?" for c in text)
 
 
 def answered(path: str, refusal: Refusal) -> tuple[int, bytes, dict[str, str]]:

@@ -42,15 +42,23 @@ class Rows:
 
 
 class Engine:
-    """A loaded model under the name it is served by. `artifact` is a hash of what decides its rewards.
+    """A loaded model under the name it is served by. `artifact` is a hash of what decides its rewards; `release` says
+    which release it is, where releases are followed.
 
     With `adjusted`, its rewards are the adjusted ones of the artifact; ConfigError where it has none.
     """
 
     def __init__(
-        self, scorer: ModelScorer, name: str, *, artifact: str | None, meta: dict[str, Any], adjusted: bool = False
+        self,
+        scorer: ModelScorer,
+        name: str,
+        *,
+        artifact: str | None,
+        meta: dict[str, Any],
+        adjusted: bool = False,
+        release: str | None = None,
     ) -> None:
-        self.scorer, self.name, self.artifact, self.meta = scorer, name, artifact, meta
+        self.scorer, self.name, self.artifact, self.meta, self.release = scorer, name, artifact, meta, release
         self.adjustment, self.adjusted = of_artifact(meta), adjusted
         if adjusted and self.adjustment is None:
             raise ConfigError(
@@ -180,6 +188,7 @@ def load_engine(
     aggregate: How = "mean",
     aggregate_strength: float | None = None,
     adjusted: bool = False,
+    release: str | None = None,
 ) -> Engine:
     """The engine of a folder or hub model; code that comes with a model is never run.
 
@@ -199,7 +208,7 @@ def load_engine(
     scorer.tokens_per_batch = tokens_per_batch or (ON_CPU if on_cpu else ON_GPU)
     named = name or Path(path).name or path
     artifact = reading_hash(artifact, aggregate, aggregate_strength, of_artifact(meta) if adjusted else None)
-    return Engine(scorer, named, artifact=artifact, meta=meta, adjusted=adjusted)
+    return Engine(scorer, named, artifact=artifact, meta=meta, adjusted=adjusted, release=release)
 
 
 def reading_hash(

@@ -12,12 +12,11 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from rewardsmith.progress import say
 from rewardsmith.serving.keys import KeyRing
 from rewardsmith.serving.refusals import Refusal
-from rewardsmith.serving.service import Service
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -44,27 +43,56 @@ HEADERS = {
 BODIES_AT_ONCE = 64  # bodies of the largest size that may be in memory together
 
 
+class Bounds(Protocol):
+    """What of `Limits` holds for every request."""
+
+    @property
+    def max_body_bytes(self) -> int: ...
+    @property
+    def body_seconds(self) -> float: ...
+    @property
+    def request_seconds(self) -> float: ...
+
+
+class Behind(Protocol):
+    """What the gate asks of the service behind it."""
+
+    @property
+    def limits(self) -> Bounds: ...
+
+    def wait_seconds(self) -> float:
+        """After how long a request that was too much may be asked again."""
+
+    def note_left(self) -> None:
+        """A client left before its answer."""
+
+    def note(self, path: str, status: int, seconds: float) -> None:
+        """A request is over."""
+
+
 class Gate:
     """The outermost part of the application.
 
     hosts   names that a request may call this server by, where no key is asked for: a page elsewhere that has its own
             name resolve to this machine (DNS rebinding) is turned away. Empty: any
     answer  (path, refusal) -> (status, body, headers) in the words of the path's dialect
+    open    paths that need no key
     """
 
     def __init__(
         self,
         app: App,
         *,
-        service: Service,
+        service: Behind,
         keys: KeyRing,
         hosts: Sequence[str],
         paths: frozenset[str],
         answer: Answer,
+        open: frozenset[str] = OPEN,
         log_texts: bool = False,
         log_requests: bool = True,
     ) -> None:
-        self.app, self.service, self.keys = app, service, keys
+        self.app, self.service, self.keys, self.open = app, service, keys, open
         self.hosts = frozenset(host.lower() for host in hosts)
         self.paths, self.answer = paths, answer
         self.log_texts, self.log_requests = log_texts, log_requests
@@ -99,16 +127,16 @@ class Gate:
             async with asyncio.timeout(self._seconds(scope)):
                 left = await self._run(scope, body, receive, watched)
             if left:
-                self.service.metrics.left.inc()
+                self.service.note_left()
                 status = 499
         except Refusal as refusal:
             await self._refuse(scope["path"], refusal, watched)
         except TimeoutError:
             if not status:
-                late = Refusal("late", "the deadline passed", retry_after=self.service.batcher.wait_seconds())
+                late = Refusal("late", "the deadline passed", retry_after=self.service.wait_seconds())
                 await self._refuse(scope["path"], late, watched)
         except _ClientLeft:
-            self.service.metrics.left.inc()
+            self.service.note_left()
             status = 499
         except Exception:  # a fault of ours: its place goes to the log, and the client learns that there was one
             say("".join(traceback.format_exc(limit=-3)))
@@ -136,7 +164,7 @@ class Gate:
             if path in ADMIN:
                 raise Refusal("forbidden", "no key is set, so nobody may do this: give --key-file or --api-key")
             return
-        if path in OPEN:
+        if path in self.open:
             return
         presented = presented_keys(scope["headers"])
         if len(presented) > 1:
@@ -234,10 +262,7 @@ class Gate:
     # -- after --------------------------------------------------------------------------------------------
 
     def _note(self, scope: Scope, path: str, status: int, seconds: float, body: bytes) -> None:
-        metrics = self.service.metrics
-        metrics.requests.labels(path, str(status)).inc()
-        metrics.seconds.labels(path).observe(seconds)
-        metrics.waiting.set(self.service.batcher.n_accepted)
+        self.service.note(path, status, seconds)
         if not self.log_requests or path in ("/health", "/ready", "/metrics"):
             return
         line = {

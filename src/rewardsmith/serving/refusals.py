@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 
 Kind = Literal[
     "malformed",  # the body is no JSON, or a header makes no sense
@@ -52,3 +56,36 @@ class Refusal(Exception):
     @property
     def status(self) -> int:
         return STATUS[self.kind]
+
+
+# Of a fault's place: what is a field or an index, and not the name of a union's member.
+FIELD = re.compile(r"[a-z0-9_]+")
+TYPES = ("str", "int", "float", "bool", "list", "dict")
+
+
+def refusal_of(error: Exception) -> Refusal:
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, RequestValidationError):
+        return validation_refusal(error)
+    kinds: dict[int, Kind] = {400: "malformed", 404: "unknown", 405: "method", 415: "media"}
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    said = {"unknown": "no such path", "method": "this path is not asked this way", "malformed": "no valid JSON"}
+    kind = kinds.get(status, "failed")
+    return Refusal(kind, said.get(kind, "internal error"))
+
+
+def validation_refusal(error: RequestValidationError) -> Refusal:
+    """The first fault and where it is. What the request held there is not repeated."""
+    faults = error.errors()
+    if any(fault["type"] == "json_invalid" for fault in faults):
+        return Refusal("malformed", "the body is no valid JSON")
+    # Of a union every member complains: the one with the fewest faults is the one that was meant.
+    members = [fault["loc"][1] if len(fault["loc"]) > 1 else "" for fault in faults]
+    fault = min(zip(map(members.count, members), faults, strict=True), key=lambda pair: pair[0])[1]
+    where = ".".join(str(part) for part in fault["loc"][1:] if FIELD.fullmatch(str(part)) and part not in TYPES)
+    return Refusal("invalid", f"{where[:200] or 'body'}: {printable(fault['msg'])[:300]}")
+
+
+def printable(text: str) -> str:
+    return "".join(c if c.isprintable() and not "\ud800" <= c <= "\udfff" else "?" for c in text)

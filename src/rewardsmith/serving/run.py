@@ -2,6 +2,8 @@
 
 SIGTERM and SIGINT  no new connections; what was accepted is answered; then the process ends
 SIGHUP              the model's folder is read again; requests under way keep the model they were tokenised for
+
+Where releases are followed, the same happens whenever another one is current (`follow`).
 """
 
 from __future__ import annotations
@@ -12,20 +14,22 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rewardsmith.errors import ConfigError, ModelError
 from rewardsmith.progress import say
-from rewardsmith.serving.app import create_app
-from rewardsmith.serving.engine import Engine
 from rewardsmith.serving.gate import is_loopback
 from rewardsmith.serving.keys import KeyRing
 from rewardsmith.serving.refusals import Refusal
-from rewardsmith.serving.service import Service
 from rewardsmith.serving.settings import Limits
+
+if TYPE_CHECKING:
+    from rewardsmith.serving.engine import Engine
+    from rewardsmith.serving.follow import Follow
+    from rewardsmith.serving.service import Service
 
 # (address, what ends the server; from another thread it is called through the loop)
 Started = Callable[[str, Callable[[], None]], None]
@@ -132,12 +136,17 @@ def serve(
     cors_origins: Sequence[str] = (),
     log_texts: bool = False,
     log_requests: bool = True,
+    follow: Follow | None = None,
     on_started: Started = lambda address, stop: say(f"serving at {address}"),
 ) -> Service:
     """Serve until SIGTERM or SIGINT; returns the service, whose metrics say what was done.
 
     Raises ConfigError for an address that others can reach without a key, and for one that cannot be listened on.
     """
+    # Not needed by who only listens (the labelling page does), and heavy.
+    from rewardsmith.serving.app import create_app
+    from rewardsmith.serving.service import Service
+
     limits, keys = limits or Limits(), keys or KeyRing()
     check_address(host, keys)
     check_tls(tls_cert, tls_key)
@@ -168,10 +177,13 @@ def serve(
         )
         listening = listen(host, port)
         server = Server(config, on_started, service.reload)
+        following = None if follow is None else asyncio.create_task(follow.run(service))
         try:
             with suppress(SystemExit):  # uvicorn's way to end a start that failed; it has said why
                 await server.serve(sockets=[listening])
         finally:
+            if following is not None:
+                following.cancel()
             listening.close()
         if not server.started:
             raise ModelError("the server did not start: the model could not be warmed up (see above)")

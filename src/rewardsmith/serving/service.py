@@ -71,6 +71,19 @@ class Service:
         engine.warm_up(longest=False)
         return engine
 
+    # -- for the gate ---------------------------------------------------------------------------------------
+
+    def wait_seconds(self) -> float:
+        return self.batcher.wait_seconds()
+
+    def note_left(self) -> None:
+        self.metrics.left.inc()
+
+    def note(self, path: str, status: int, seconds: float) -> None:
+        self.metrics.requests.labels(path, str(status)).inc()
+        self.metrics.seconds.labels(path).observe(seconds)
+        self.metrics.waiting.set(self.batcher.n_accepted)
+
     # -- scoring --------------------------------------------------------------------------------------------
 
     async def score_groups(self, client: str, groups: Sequence[Group]) -> tuple[Engine, list[Scores]]:

@@ -1,0 +1,216 @@
+"""What stands behind the labelling page: pairs out, verdicts in, and how it goes.
+
+A desk keeps nothing of its own that matters: leases and labels are in the store, on the disk before a request is
+answered, so that a server that dies has lost nothing and the next one goes on where it stopped.
+
+Which answer stands on the left is drawn for each pair and person, from a hash: the same again after a reload, and
+recorded with the label.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from rewardsmith.data.schema import Messages
+from rewardsmith.labelling.agreement import Agreement
+from rewardsmith.labelling.settings import PageLimits
+from rewardsmith.refresh.records import Comparison, Leased, Recorded, Verdict
+from rewardsmith.refresh.store import Store
+
+Answer = TypeVar("Answer")
+OLDEST_S = 30 * 86400.0  # a label that waited longer in a browser gets the time it came
+SIDES = {"left": 0, "right": 1}
+
+
+class Fresh(Generic[Answer]):
+    """An answer that costs something, kept for a while: at least `seconds`, and twenty times as long as it took."""
+
+    def __init__(self, work: Callable[[], Answer], seconds: float) -> None:
+        self.work, self.seconds = work, seconds
+        self.lock = threading.Lock()
+        self.answer: Answer | None = None
+        self.until = 0.0
+
+    def get(self) -> Answer:
+        with self.lock:
+            started = time.monotonic()
+            if self.answer is None or started >= self.until:
+                self.answer = self.work()
+                took = time.monotonic() - started
+                self.until = time.monotonic() + max(self.seconds, 20 * took)
+            return self.answer
+
+    def forget(self) -> None:
+        self.until = 0.0
+
+
+@dataclass(frozen=True)
+class Given:
+    """The next pair of an annotator; None where there is none, and then whether others hold the last ones."""
+
+    leased: Leased | None
+    waiting: bool
+
+
+@dataclass
+class Desk:
+    """A store with what the page needs of it. Any number of threads may use one."""
+
+    store: Store
+    title: str
+    limits: PageLimits = field(default_factory=PageLimits)
+    n_labels: int = 0
+    refused: Counter[int] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.project = self._name_of_store()
+        self.agreement = Agreement(self.store)
+        self.counts = Fresh(lambda: self.store.counts(time.time()), 0.5)
+        self.team = Fresh(self.agreement.report, 2.0)
+
+    def _name_of_store(self) -> str:
+        """A name that no other store has: a browser keeps unsent labels under it."""
+        if (name := self.store.value("labelling")) is None:
+            self.store.set_value("labelling", secrets.token_hex(8))
+            name = self.store.value("labelling")
+        assert name is not None, "it was just set"
+        return name
+
+    # -- pairs ----------------------------------------------------------------------------------------------
+
+    def next(self, annotator: str, holding: Sequence[int]) -> Given:
+        """A pair that this annotator is not looking at yet, leased."""
+        n = len(set(holding)) + 1
+        leased = self.store.lease(annotator, now=time.time(), seconds=self.limits.lease_seconds, n=n)
+        fresh = [one for one in leased if one.comparison.id not in holding]
+        if fresh:
+            return Given(fresh[0], False)
+        return Given(None, self.store.held_by_others(annotator, now=time.time()) > 0)
+
+    def renew(self, annotator: str, holding: Sequence[int]) -> int:
+        """Lengthen the leases that still hold; returns how many."""
+        return self.store.renew(annotator, holding, now=time.time(), seconds=self.limits.lease_seconds)
+
+    def release(self, annotator: str, holding: Sequence[int]) -> int:
+        """Give leases back; returns how many."""
+        return sum(self.store.give_back(annotator, comparison_id) for comparison_id in set(holding))
+
+    # -- labels ---------------------------------------------------------------------------------------------
+
+    def label(
+        self,
+        annotator: str,
+        comparison_id: int,
+        verdict: str,
+        *,
+        shown: str,
+        key: str,
+        at: float,
+        seconds: float,
+        note: str,
+    ) -> Recorded:
+        """Keep a verdict given as "left", "right", "tie", "skip" or "flag"; on the disk on return, once per key."""
+        now = time.time()
+        kept = self.store.record_label(
+            comparison_id,
+            annotator,
+            stored_verdict(verdict, shown),
+            at=at if 0 <= now - at < OLDEST_S else now,
+            seconds=seconds,
+            shown=shown,
+            note=note,
+            key=key,
+        )
+        self.n_labels += kept.fresh
+        self.counts.forget()
+        return kept
+
+    def undo(self, annotator: str, key: str, comparison_id: int) -> Leased | None:
+        """Take back the label of this key and lease its pair again; None where it does not hold (any more)."""
+        undone = self.store.undo(
+            annotator, now=time.time(), seconds=self.limits.lease_seconds, comparison_id=comparison_id, key=key
+        )
+        self.counts.forget()
+        return undone
+
+    # -- how it goes ----------------------------------------------------------------------------------------
+
+    def progress(self, annotator: str) -> dict[str, int]:
+        counts = self.counts.get()
+        return {
+            "total": counts.comparisons,
+            "labelled": counts.comparisons - counts.open - counts.flagged,
+            "open": counts.open,
+            "flagged": counts.flagged,
+            "mine": sum(counts.annotators.get(annotator, {}).values()),
+        }
+
+    def report(self) -> dict[str, Any]:
+        """Labels by annotator, and how far they agree."""
+        counts = self.counts.get()
+        rows = [{"name": name, **verdicts} for name, verdicts in sorted(counts.annotators.items())]
+        return {"annotators": rows, "agreement": self.team.get()}
+
+    # -- for the gate ---------------------------------------------------------------------------------------
+
+    def wait_seconds(self) -> float:
+        return 1.0
+
+    def note_left(self) -> None:
+        pass
+
+    def note(self, path: str, status: int, seconds: float) -> None:
+        if status >= 400:
+            self.refused[status] += 1
+
+
+def shown_order(project: str, comparison_id: int, annotator: str) -> str:
+    """Which answer stands left for this person: "ab" or "ba", by a fair coin that is the same each time."""
+    text = f"{project}\0{comparison_id}\0{annotator}"
+    return "ab" if hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=1).digest()[0] & 1 else "ba"
+
+
+def stored_verdict(verdict: str, shown: str) -> Verdict:
+    """A verdict about sides as one about the answers."""
+    if verdict in SIDES:
+        return "a" if shown[SIDES[verdict]] == "a" else "b"
+    return verdict  # type: ignore[return-value]  # the store refuses what is none
+
+
+def on_page(comparison: Comparison, shown: str) -> dict[str, Any]:
+    """A pair as the page shows it. Nothing says which policy gave which answer, or why the pair was proposed."""
+    left, right = (comparison.a, comparison.b) if shown == "ab" else (comparison.b, comparison.a)
+    return {
+        "comparison": comparison.id,
+        "shown": shown,
+        "prompt": turns(comparison.prompt.messages),
+        "tools": None if comparison.prompt.tools is None else [dict(tool) for tool in comparison.prompt.tools],
+        "left": turns(left.messages),
+        "right": turns(right.messages),
+    }
+
+
+def turns(messages: Messages) -> list[dict[str, Any]]:
+    """Messages for a page: lone surrogates, which no JSON of the web can hold, become the replacement character."""
+    return [
+        {"role": web(message.role), "content": web(message.content), "more": web(dict(message.extra))}
+        for message in messages
+    ]
+
+
+def web(value: Any) -> Any:
+    """The same with every text in it fit for UTF-8."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {web(key): web(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [web(inner) for inner in value]
+    return value

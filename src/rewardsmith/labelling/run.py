@@ -1,0 +1,89 @@
+"""The labelling page as a process: an address, keys, SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import uvicorn
+
+from rewardsmith.errors import ConfigError
+from rewardsmith.labelling.app import create_app
+from rewardsmith.labelling.desk import Desk
+from rewardsmith.progress import say
+from rewardsmith.serving.gate import is_loopback
+from rewardsmith.serving.keys import KeyRing
+from rewardsmith.serving.run import (
+    HEADER_BYTES,
+    LOOPBACK_NAMES,
+    PatientProtocol,
+    Server,
+    Started,
+    check_tls,
+    listen,
+)
+
+CONNECTIONS = 500  # at once; uvicorn answers 503 beyond
+
+
+def serve_page(
+    desk: Desk,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8010,
+    keys: KeyRing | None = None,
+    tls_cert: str | None = None,
+    tls_key: str | None = None,
+    allow_hosts: Sequence[str] = (),
+    log_requests: bool = True,
+    on_started: Started = lambda address, stop: say(f"labelling at {address}"),
+) -> None:
+    """Serve the page until SIGTERM or SIGINT.
+
+    Raises ConfigError for an address that others can reach without a key, and for one that cannot be listened on.
+    """
+    keys = keys or KeyRing()
+    if not keys and not is_loopback(host):
+        raise ConfigError(
+            f"--host {host}: others can reach this address, so each annotator needs a key: make them with "
+            "rewardsmith keys add NAME --file FILE and give --key-file FILE, or stay on 127.0.0.1"
+        )
+    check_tls(tls_cert, tls_key)
+    PatientProtocol.header_seconds = desk.limits.body_seconds
+    hosts = () if keys else (*LOOPBACK_NAMES, host.strip("[]"), *allow_hosts)
+
+    async def nothing_to_read_again() -> None:
+        say("SIGHUP: nothing to read again; keys are looked at by themselves")
+
+    async def run() -> None:
+        app: Any = create_app(desk, keys=keys, hosts=hosts, log_requests=log_requests)
+        config = uvicorn.Config(
+            app,
+            http=PatientProtocol,
+            ws="none",
+            loop="asyncio",
+            lifespan="on",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=CONNECTIONS,
+            h11_max_incomplete_event_size=HEADER_BYTES,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=10,
+            ssl_certfile=tls_cert,
+            ssl_keyfile=tls_key,
+        )
+        listening = listen(host, port)
+        server = Server(config, on_started, nothing_to_read_again)
+        try:
+            with suppress(SystemExit):  # uvicorn's way to end a start that failed; it has said why
+                await server.serve(sockets=[listening])
+        finally:
+            listening.close()
+        if not server.started:
+            raise ConfigError("the page could not be served (see above)")
+
+    asyncio.run(run())

@@ -1,0 +1,393 @@
+"""A project's models: what is trained on and what is tested on, a model's trial, its release, and the way back.
+
+    <project>/tests/frozen.jsonl      the labelled pairs of the first round that no model is trained on; never changed
+    <project>/tests/reference.jsonl   answers of the first round that every model's scale is taken from; never changed
+    <project>/models/<key>/           trained models (`refresh.train`)
+    <project>/releases/               what was released (`refresh.releases`); the store has a copy for queries
+
+A prompt is on the test side or on the training side for ever, by a hash of its opening turn: the newest policy's pairs
+are tested on prompts that no round was trained on. Everything here may be repeated: what is done is found, not redone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rewardsmith.data.convert import convert
+from rewardsmith.data.readers import read_groups
+from rewardsmith.data.schema import Group, Message, Messages
+from rewardsmith.data.split import side_of, unit_hash
+from rewardsmith.errors import ConfigError, DataError
+from rewardsmith.model.artifact import read_meta
+from rewardsmith.refresh import releases
+from rewardsmith.refresh.connect import parts
+from rewardsmith.refresh.gate import Evidence, GateOptions, judge
+from rewardsmith.refresh.records import Model, NewComparison
+from rewardsmith.refresh.store import Store
+from rewardsmith.refresh.tables import draws, sa
+from rewardsmith.refresh.train import Rounds, VariantOptions, train_rounds
+from rewardsmith.remote import is_address
+from rewardsmith.scoring import Scorer
+from rewardsmith.statistics import Floats
+from rewardsmith.temperature import of_artifact
+from rewardsmith.training.config import TrainConfig
+
+TEST_SHARE = 0.2  # of the prompts
+SPLIT_SEED = 20  # not a seed that training uses
+REFERENCE_PROMPTS, REFERENCE_ANSWERS = 64, 4
+OWN_TAGS = ("round", "policy_a", "policy_b")  # of the store: no slices of a test
+
+HELD_OUT = "held-out"  # the kind of pairs that only test
+BLIND = (HELD_OUT, "random", "imported")  # kinds that no model had a part in
+ENOUGH_BLIND = 20
+
+Open = Callable[[str], Scorer]  # a model's folder to its scorer
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labelled pairs of a store by side, each with its round."""
+
+    train: list[tuple[Group, int]]
+    test: list[tuple[Group, int]]
+
+    def tests_of(self, round: int) -> list[Group]:
+        """The round's pairs on the test side that no model helped to choose; where these are few, all of them."""
+        tests = [group for group, r in self.test if r == round]
+        blind = [group for group in tests if group.tags["kind"] in BLIND]
+        return blind if len(blind) >= ENOUGH_BLIND or len(blind) == len(tests) else tests
+
+
+def is_test(prompt: Messages) -> bool:
+    """Whether a prompt is on the test side."""
+    group = Group(prompt=prompt, responses=((Message("assistant", ""),),))
+    return side_of(group, {"train": 1 - TEST_SHARE, "test": TEST_SHARE}, SPLIT_SEED) == "test"
+
+
+def labelled(store: Store) -> Labelled:
+    """What is trained on and what is tested on, in the order that it was proposed."""
+    sides = Labelled([], [])
+    for group in store.labelled_groups():
+        (sides.test if is_test(group.prompt) else sides.train).append((group, int(group.tags["round"])))
+    return sides
+
+
+def propose_tests(store: Store, round: int, n: int, *, seed: int, at: float) -> int:
+    """Queue up to `n` pairs of the round's answers to held-out prompts, drawn blindly; returns how many there are now.
+
+    Every prompt gives one before any gives a second. Again adds what is missing and nothing else.
+    Pairs that a model helped to choose would flatter the next one: they lie where the old one was least sure.
+    """
+    policies = [row["policy"] for row in store.policies() if row["round"] == round]
+    there = len(store.pairs_of_round(round, (HELD_OUT,), n))
+    asked = [p.id for p in store.prompts(store.prompts_drawn(policies, round)) if is_test(p.messages)]
+    said, compared = store.drawn(asked, policies, round), store.compared(asked)
+    ranked: list[tuple[int, float, int, tuple[int, int]]] = []
+    for prompt in asked:
+        pairs = sorted(combinations(said[prompt], 2), key=lambda pair: unit_hash(f"{pair}", seed))
+        place = unit_hash(f"{round} {prompt}", seed)
+        ranked += [(rank, place, prompt, pair) for rank, pair in enumerate(pairs)]
+    new = [
+        NewComparison(
+            prompt_id=prompt,
+            a_id=pair[0],
+            b_id=pair[1],
+            round=round,
+            kind=HELD_OUT,
+            why="drawn blindly on a prompt that no model is trained on: tests models on this round's answers",
+            score=round + 1.0,
+        )
+        for _, _, prompt, pair in sorted(ranked)
+        if pair not in compared.get(prompt, ())
+    ]
+    new = new[: max(0, n - there)]
+    store.add_comparisons(new, at)
+    return there + len(new)
+
+
+# -- what is fixed once -----------------------------------------------------------------------------------------
+
+
+def frozen_tests(project: Path, store: Store) -> list[Group]:
+    """The tests of the first round, as they were when they were first asked for. DataError where there is none."""
+
+    def first() -> list[Group]:
+        found = labelled(store)
+        rounds = [r for _, r in (*found.train, *found.test)]
+        if not rounds:
+            raise DataError("the project has no labels yet; label some proposals first")
+        tests = found.tests_of(min(rounds))
+        if not tests:
+            raise DataError(
+                f"none of the {len(rounds)} labelled pairs has a prompt on the test side "
+                f"({TEST_SHARE:.0%} of the prompts are): label more prompts of round {min(rounds)}"
+            )
+        return [replace(g, tags={k: v for k, v in g.tags.items() if k not in OWN_TAGS}) for g in tests]
+
+    return _fixed(project, store, "frozen", first)
+
+
+def reference_answers(project: Path, store: Store) -> list[Group]:
+    """Answers of the first round on whose rewards the scale of every model is taken."""
+
+    def first() -> list[Group]:
+        rounds = [row["round"] for row in store.policies()]
+        by_prompt: dict[int, list[Any]] = {}
+        for response in store.responses(round=min(rounds, default=0)):
+            by_prompt.setdefault(response.prompt_id, []).append(response)
+        chosen = sorted(by_prompt)[:REFERENCE_PROMPTS]
+        if not chosen:
+            raise DataError("the project has no answers yet; ingest some first")
+        return [
+            Group(
+                prompt=prompt.messages,
+                responses=tuple(r.messages for r in by_prompt[prompt.id][:REFERENCE_ANSWERS]),
+                tools=prompt.tools,
+                template_kwargs=prompt.template_kwargs,
+            )
+            for prompt in store.prompts(chosen)
+        ]
+
+    return _fixed(project, store, "reference", first)
+
+
+def _fixed(project: Path, store: Store, name: str, first: Callable[[], list[Group]]) -> list[Group]:
+    """The groups of a file that is written once; DataError where it has changed since, by its hash in the store."""
+    file = project / "tests" / f"{name}.jsonl"
+    known = store.value(f"{name}_sha256")
+    if known is None:
+        convert(first(), "rewardsmith", file)
+        store.set_value(f"{name}_sha256", known := _sha256(file))
+    if not file.is_file() or _sha256(file) != known:
+        raise DataError(f"{file} is not the file that was written first; restore it from a copy: it is never changed")
+    return list(read_groups(str(file)))
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+# -- train --------------------------------------------------------------------------------------------------------
+
+
+def train_model(
+    project: Path, store: Store, options: VariantOptions, template: TrainConfig, *, at: float, quiet: bool = False
+) -> dict[str, Any]:
+    """Train on every label there is and register the model; returns its record with "name" and "path"."""
+    frozen_tests(project, store)  # before anything is trained, what it will be tested on is fixed
+    found = labelled(store).train
+    if not found:
+        raise DataError("no labelled pair has a prompt on the training side; label some more")
+    groups, rounds = [group for group, _ in found], [r for _, r in found]
+    ratios = recorded_log_ratios(store, groups, rounds) if options.variant == "importance" else None
+    start = None
+    if options.variant == "warm" and releases.current(project) is not None:
+        start = releases.open_current(project)[1]
+    record = train_rounds(
+        project / "models",
+        Rounds(groups=groups, round_G=rounds, reference=reference_answers(project, store), log_ratio_GK=ratios),
+        options,
+        template,
+        released=start,
+        quiet=quiet,
+    )
+    name = f"{max(rounds)}-{options.variant}-{record['key'][:8]}"
+    store.add_model(
+        name,
+        path=f"models/{record['key']}",
+        artifact_hash=releases.digest_of(releases.file_hashes(record["path"])),
+        round=max(rounds),
+        parent=_released_name(project, store),
+        data_hash=record["key"],
+        at=at,
+        details={
+            **{key: record[key] for key in ("variant", "start", "rounds", "groups", "weights", "seconds")},
+            **_temperature(record["path"]),
+        },
+    )
+    return record | {"name": name}
+
+
+def _temperature(folder: str) -> dict[str, float]:
+    """{"temperature": T} that makes the model's reward gaps log-odds; {} where none was fitted."""
+    found = of_artifact(read_meta(folder))
+    return {} if found is None or not np.isfinite(found) else {"temperature": found}
+
+
+def recorded_log_ratios(store: Store, groups: Sequence[Group], rounds: Sequence[int]) -> list[Floats] | None:
+    """[K] log p_newest / p_own of each answer; None where one of the log-probabilities is not recorded."""
+    newest = [row["policy"] for row in store.policies() if row["round"] == store.last_round()]
+    pairs = store.comparisons([int(group.source.removeprefix("comparison:")) for group in groups])
+    logprob: dict[tuple[int, str], float] = {}
+    for part in parts({r.id for pair in pairs for r in (pair.a, pair.b)}):
+        known = draws.c.response_id.in_(part) & draws.c.logprob.is_not(None)
+        with store.reading() as connection:
+            said = connection.execute(sa.select(draws).where(known)).all()
+        logprob |= {(row.response_id, row.policy): float(row.logprob) for row in said}
+    found = []
+    for pair in pairs:
+        new = [next((logprob[r.id, p] for p in newest if (r.id, p) in logprob), None) for r in (pair.a, pair.b)]
+        own = [logprob.get((r.id, r.policy)) for r in (pair.a, pair.b)]
+        if None in new or None in own:
+            return None
+        found.append(np.array(new, np.float64) - np.array(own, np.float64))
+    return found
+
+
+# -- gate ---------------------------------------------------------------------------------------------------------
+
+
+def gate_model(
+    project: Path, store: Store, model: str | None, options: GateOptions, open_model: Open, *, at: float
+) -> dict[str, Any]:
+    """Try a registered model (None: the newest) against the released one; returns `judge`'s result with "model".
+
+    The same trial again, of the same model by the same tests, is found in the store.
+    """
+    from rewardsmith.audit.gate import read_gate
+    from rewardsmith.audit.run import builtin_probes
+
+    candidate = find_model(store, model)
+    if is_address(candidate.path):
+        raise ConfigError(f"{candidate.name} is a server; what is released is a folder")
+    pointer = releases.current(project)
+    folder = project / candidate.path
+    frozen, found = frozen_tests(project, store), labelled(store)
+    fresh = found.tests_of(candidate.round)
+    known = _inputs(candidate, pointer, options, frozen, fresh)
+    for gate in reversed(store.gates(candidate.name)):
+        if gate.figures.get("inputs") == known:
+            return {**gate.figures, "model": candidate.name, "again": True}
+    released = None
+    if pointer is not None:
+        released = releases.verify(project, releases.read_release(project, pointer.release, pointer.sha256))
+        if released.resolve() == folder.resolve():
+            raise ConfigError(f"{candidate.name} is what is released: there is nothing to try it against")
+    thresholds = None if options.gate is None else read_gate(options.gate, list(builtin_probes()))
+    audits = [
+        _audited(open_model(str(path)), options.audit_seeds) if path is not None and options.audit_seeds else None
+        for path in (folder, released)
+    ]
+    result = judge(
+        _evidence(frozen, folder, released, open_model),
+        _evidence(fresh, folder, released, open_model),
+        options,
+        helped=sum(group.tags["kind"] not in BLIND for group in fresh),
+        temperature=of_artifact(read_meta(folder)),
+        thresholds=thresholds,
+        audit=audits[0],
+        released_audit=audits[1],
+    )
+    result = json.loads(json.dumps(result)) | {
+        "released": None if pointer is None else pointer.release, "inputs": known,
+    }  # fmt: skip
+    store.add_gate(candidate.name, passed=result["verdict"] == "pass", figures=result, at=at)
+    return {**result, "model": candidate.name, "again": False}
+
+
+def find_model(store: Store, name: str | None) -> Model:
+    """A registered model by name; None: the newest. DataError where there is none."""
+    if name is not None:
+        return store.model(name)
+    models = store.models()
+    if not models:
+        raise DataError("no model is trained yet; rewardsmith refresh train")
+    return models[-1]
+
+
+def _evidence(groups: list[Group], new: Path, released: Path | None, open_model: Open) -> Evidence:
+    """The groups that both models can score, with their rewards."""
+    scores = open_model(str(new)).score(groups) if groups else []
+    before = open_model(str(released)).score(groups) if groups and released is not None else None
+    kept = [
+        g for g in range(len(groups)) if not scores[g].error and (before is None or not before[g].error)
+    ]  # fmt: skip
+    return Evidence(
+        [groups[g] for g in kept],
+        [scores[g].rewards for g in kept],
+        None if released is None else [before[g].rewards for g in kept] if before is not None else [],
+    )
+
+
+def _audited(scorer: Scorer, n_seeds: int) -> dict[str, Any]:
+    from rewardsmith.audit.run import audit
+    from rewardsmith.audit.seeds import load_seeds, sample
+
+    return audit(scorer, sample(load_seeds().seeds, n_seeds))
+
+
+def _inputs(
+    model: Model, pointer: releases.Pointer | None, options: GateOptions, frozen: list[Group], fresh: list[Group]
+) -> str:
+    """A hash of what a trial depends on."""
+    thresholds = Path(options.gate).read_text(encoding="utf-8") if options.gate and Path(options.gate).is_file() else ""
+    said = [(group.id, group.preferences) for group in (*frozen, *fresh)]
+    release = None if pointer is None else pointer.release
+    words = repr((model.artifact_hash, release, sorted(asdict(options).items()), thresholds, said))
+    return hashlib.blake2b(words.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+# -- release ------------------------------------------------------------------------------------------------------
+
+
+def release_model(
+    project: Path, store: Store, model: str | None, *, note: str = "", force: bool = False
+) -> dict[str, Any]:
+    """Release a model that its last gate let pass; {"release", "model", "new"}. ConfigError where it did not."""
+    candidate = find_model(store, model)
+    trials = store.gates(candidate.name)
+    if not trials and not force:
+        raise ConfigError(f"{candidate.name} was not tried yet: rewardsmith refresh gate, or --force")
+    gate = trials[-1].figures if trials else {}
+    told = {key: gate[key] for key in ("verdict", "reasons", "checks", "options") if key in gate}
+    sync(project, store)
+    made, new = releases.release(project, project / candidate.path, gate=told, note=note, force=force)
+    sync(project, store)
+    return {"release": made.release, "model": candidate.name, "new": new, "digest": made.digest}
+
+
+def rollback_model(project: Path, store: Store, *, to: int | None = None, why: str = "") -> dict[str, Any]:
+    """Point to an earlier release; {"release", "model", "new", "entry"}."""
+    sync(project, store)
+    pointer, moved = releases.rollback(project, to=to, why=why)
+    sync(project, store)
+    return {
+        "release": pointer.release, "model": _released_name(project, store), "new": moved, "entry": pointer.entry,
+    }  # fmt: skip
+
+
+def sync(project: Path, store: Store) -> None:
+    """Bring the store's copy of the pointers up to date: the files are what counts, and a kill may fall in between."""
+    entries = releases.history(project)
+    for pointer in entries[len(store.releases()) :]:
+        name = _name_of(project, store, releases.read_release(project, pointer.release))
+        note = f"{pointer.action} {pointer.release}" + (f": {pointer.why}" if pointer.why else "")
+        store.add_release(name, manifest_hash=pointer.sha256, at=_seconds(pointer.at), note=note)
+
+
+def _name_of(project: Path, store: Store, release: releases.Release) -> str:
+    """The registered name of a release's artifact."""
+    folder = releases.model_folder(project, release).resolve()
+    for model in store.models():
+        if model.artifact_hash == release.digest or (project / model.path).resolve() == folder:
+            return model.name
+    raise DataError(f"release {release.release} is of {release.model}, which the store does not know")
+
+
+def _released_name(project: Path, store: Store) -> str | None:
+    pointer = releases.current(project)
+    return None if pointer is None else _name_of(project, store, releases.read_release(project, pointer.release))
+
+
+def _seconds(at: str) -> float:
+    from datetime import datetime
+
+    return datetime.fromisoformat(at).timestamp()
