@@ -110,7 +110,8 @@ def ingest_files(
         annotator=annotator, progress=progress,
     )  # fmt: skip
     found.dropped = [row._asdict() for row in report.dropped]
-    found.warnings = list(report.warnings)
+    # Answers need no preference where no labels were asked for.
+    found.warnings = [said for said in report.warnings if annotator is not None or "states a preference" not in said]
     return found
 
 
@@ -255,6 +256,7 @@ def ingest_sampled(
     # A server need not say how likely its answers were.
     found = ingest_files(store, [str(output)], into, ReadOptions(), now=now, logprob="base_logprob")
     found.sampled, found.cut = written["rows"], written["cut"]
+    found.warnings = []  # the file is our own
     return found
 
 
