@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -81,6 +83,52 @@ def test_answers_of_a_tilted_policy(run, project, tmp_path):
     assert (code, found["prompts"], found["round"]) == (0, 5, 0)
     assert found["responses"] >= found["new_responses"] > 0
     assert json.loads(run("refresh", "status", project, "--json")[1])["policies"][0]["policy"] == "base"
+
+
+@pytest.fixture
+def server():
+    """A policy behind OpenAI's HTTP shape: (its address, the prompts it was asked)."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append(body["messages"][-1]["content"])
+            texts = [words(f"{asked[-1]} {k}") for k in range(body["n"])]
+            choices = [{"index": k, "message": {"content": text}} for k, text in enumerate(texts)]
+            reply = json.dumps({"choices": choices}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(reply)))
+            self.end_headers()
+            self.wfile.write(reply)
+
+        def log_message(self, *_):
+            pass
+
+    listening = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{listening.server_port}/v1", asked
+    listening.shutdown()
+    thread.join()
+    listening.server_close()
+
+
+def test_a_policy_behind_a_server_is_sampled_once(run, project, tmp_path, server):
+    url, asked = server
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("one\ntwo\n")
+    sample = ("refresh", "ingest", project, str(prompts), "--policy", "base", "--sample", "m", "--url", url, "--n", "2")
+    code, out, _ = run(*sample, "--json")
+    found = json.loads(out)
+    assert (code, found["sampled"], found["new_responses"], sorted(asked)) == (0, 4, 4, ["one", "two"])
+    code, out, _ = run(*sample, "--json")
+    assert (code, json.loads(out)["sampled"], len(asked)) == (0, 0, 2)
+    code, out, _ = run("refresh", "ingest", project, "--policy", "rl-1", "--sample", "m2", "--url", url, "--json")
+    assert (code, json.loads(out)["round"], json.loads(out)["prompts"]) == (0, 1, 2), "the project's own prompts"
+    code, _, err = run(*sample[:-1], "3")
+    assert code == 2
+    assert "was sampled with other options" in err
 
 
 @pytest.mark.parametrize(

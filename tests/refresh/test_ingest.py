@@ -157,6 +157,7 @@ def test_a_sampled_policy_goes_on_where_it_stopped(lite, tmp_path):
     assert lite.counts(1.0).responses == 40
     found = run()
     assert (found.sampled, found.new_responses, calls) == (40, 40, [0, 1, 2])
+    assert found.warnings == []
     assert (run().new_responses, calls) == (0, [0, 1, 2]), "whole: not sampled again"
     with pytest.raises(ConfigError, match="sampled with other options"):
         run(options=1)

@@ -255,6 +255,7 @@ def ingest_sampled(
     # A server need not say how likely its answers were.
     found = ingest_files(store, [str(output)], into, ReadOptions(), now=now, logprob="base_logprob")
     found.sampled, found.cut = written["rows"], written["cut"]
+    found.warnings = [said for said in found.warnings if "columns that nothing reads" not in said]  # our own file's
     return found
 
 
