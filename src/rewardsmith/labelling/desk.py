@@ -26,6 +26,7 @@ from rewardsmith.refresh.store import Store
 
 Answer = TypeVar("Answer")
 OLDEST_S = 30 * 86400.0  # a label that waited longer in a browser gets the time it came
+CHEAP_S = 0.02
 SIDES = {"left": 0, "right": 1}
 
 
@@ -36,19 +37,21 @@ class Fresh(Generic[Answer]):
         self.work, self.seconds = work, seconds
         self.lock = threading.Lock()
         self.answer: Answer | None = None
-        self.until = 0.0
+        self.until = self.took = 0.0
 
     def get(self) -> Answer:
         with self.lock:
             started = time.monotonic()
             if self.answer is None or started >= self.until:
                 self.answer = self.work()
-                took = time.monotonic() - started
-                self.until = time.monotonic() + max(self.seconds, 20 * took)
+                self.took = time.monotonic() - started
+                self.until = time.monotonic() + max(self.seconds, 20 * self.took)
             return self.answer
 
     def forget(self) -> None:
-        self.until = 0.0
+        """Something changed: answer anew the next time, where that is cheap (in a store of a million it is not)."""
+        if self.took < CHEAP_S:
+            self.until = 0.0
 
 
 @dataclass(frozen=True)
