@@ -19,7 +19,7 @@ PACKAGE = ROOT / "src" / "rewardsmith"
 # Lowest first. A module imports from the rows below it in number and from itself; modules that share a row
 # are siblings and never import each other. A new top-level module of the package must be placed here.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "installed"),
     ("statistics", "progress"),
     ("temperature", "best_of_n", "aggregation", "last_layer", "edits"),
     ("data",),

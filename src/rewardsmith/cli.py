@@ -153,9 +153,9 @@ def _run(arguments: list[str]) -> int:
         print(HELP.format(verbs="\n".join(f"  {name:<16} {text}" for name, (_, _, text) in VERBS.items())))
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        from importlib.metadata import version
+        from rewardsmith.installed import own_version
 
-        print(f"rewardsmith {version('rewardsmith')}")
+        print(f"rewardsmith {own_version()}")
         return 0
     words = 2 if " ".join(arguments[:2]) in VERBS else 1
     verb = " ".join(arguments[:words])

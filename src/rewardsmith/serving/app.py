@@ -17,6 +17,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from rewardsmith.installed import own_version
 from rewardsmith.serving import playground, wire_openrlhf, wire_own, wire_tei, wire_vllm
 from rewardsmith.serving.gate import App, Gate
 from rewardsmith.serving.keys import KeyRing
@@ -60,13 +61,11 @@ def create_app(
         yield
         await service.stop()
 
-    from importlib.metadata import version
-
     # FastAPI's own documentation pages load scripts from elsewhere; ours is a page of this package.
     api = FastAPI(
         title="Rewardsmith",
         description=ABOUT,
-        version=version("rewardsmith"),
+        version=own_version(),
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,

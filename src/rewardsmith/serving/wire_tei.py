@@ -12,12 +12,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
 from rewardsmith.data.schema import Message
+from rewardsmith.installed import own_version
 from rewardsmith.serving.engine import Engine, Rows
 from rewardsmith.serving.refusals import Kind, Refusal
 from rewardsmith.serving.service import Service
@@ -127,7 +127,7 @@ async def info(service: TheService) -> Info:
         max_client_batch_size=limits.max_responses,
         auto_truncate=False,
         tokenization_workers=min(1, os.cpu_count() or 1),
-        version=version("rewardsmith"),
+        version=own_version(),
         sha=None,
         docker_label=None,
     )

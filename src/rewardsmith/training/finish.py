@@ -6,13 +6,13 @@ import json
 import shutil
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rewardsmith.ensemble import save_ensemble
+from rewardsmith.installed import own_version
 from rewardsmith.model.artifact import save_reward_model
 from rewardsmith.progress import clock
 from rewardsmith.training import checkpoint
@@ -96,7 +96,7 @@ def _reference(run: Run, rewards: np.ndarray, n_groups: int) -> dict[str, Any]:
 def _meta(run: Run, step: int, reference: dict[str, Any]) -> dict[str, Any]:
     kept = run.kept
     return {
-        "rewardsmith": version("rewardsmith"),
+        "rewardsmith": own_version(),
         "base_model": run.config.model,
         "normalisation": {"applied": "none", "reference": reference},
         "calibration": kept["calibration"] if kept else None,
