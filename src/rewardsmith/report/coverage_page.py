@@ -193,7 +193,7 @@ def map_labels(result: Mapping[str, Any], points: Points) -> list[dict[str, Any]
         if not own:
             continue
         x, y = densest(own)
-        name = " ".join(topic["name"].partition(": ")[2].split(", ")[:NAME_PARTS])
+        name = ", ".join(topic["name"].partition(": ")[2].split(", ")[:NAME_PARTS])
         shown = len(labels) < MOST_LABELS
         clear = all(abs(x - other["x"]) > 150 or abs(y - other["y"]) > 26 for other in labels if other["name"])
         labels.append({"x": round(min(max(x, 70), MAP_WIDTH - 70)), "y": round(min(max(y, 24), MAP_HEIGHT - 12)),
