@@ -66,9 +66,9 @@ def headline(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         n = sum(row["contaminated"] for row in result["benchmarks"])
         of = counted(sum(row["prompts"] for row in result["benchmarks"]), "prompt")
         facts.append((count(n), "benchmark prompts in the data", f"of {of}"))
-    overall = total_accuracy(result)
-    if overall is not None:
-        facts.append((percent(overall), "of the labels the model gets right", "in the cell of all prompts"))
+    right = result["all"]["model_accuracy"]
+    if right["value"] is not None:
+        facts.append((percent(right["value"]), "of the labels the model gets right", spanned(right)))
     return facts
 
 
@@ -76,13 +76,6 @@ def spanned(interval: Mapping[str, float | None]) -> str:
     if interval["low"] is None or interval["high"] is None:
         return "no interval"
     return f"{percent(interval['low'])} to {percent(interval['high'])}"
-
-
-def total_accuracy(result: Mapping[str, Any]) -> float | None:
-    """The model's accuracy over all pairs that were scored, from the cells of one dimension."""
-    rows = [row for row in result["cells"] if row["dimension"] == "turns" and row["model_pairs"]]
-    n = sum(row["model_pairs"] for row in rows)
-    return sum(row["model_accuracy"]["value"] * row["model_pairs"] for row in rows) / n if n else None
 
 
 # -- the map --------------------------------------------------------------------------------------------------------

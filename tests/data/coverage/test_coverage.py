@@ -20,7 +20,7 @@ from rewardsmith.data.coverage.run import coverage
 from rewardsmith.data.coverage.traits import prompt_traits
 from rewardsmith.data.schema import Group, Message, Preference
 from rewardsmith.errors import DataError
-from rewardsmith.report.coverage_page import coverage_page
+from rewardsmith.report.coverage_page import LINE, coverage_page, map_labels
 
 TOPICS = {
     "cooking": [
@@ -117,6 +117,8 @@ def test_cells_count_what_a_loop_counts():
     assert english["longer_wins"]["value"] == pytest.approx(np.mean(longer))
     assert english["longer_wins"]["low"] < english["longer_wins"]["value"] < english["longer_wins"]["high"]
     assert (english["pairs"], english["ties"]) == (60, 0.0)
+    everything = coverage(groups, LightEmbedder).report["all"]
+    assert everything == {key: english[key] for key in everything}
 
 
 def test_many_pairs_of_one_prompt_are_one_prompt():
@@ -274,6 +276,19 @@ def test_model_errors_are_in_cells_and_on_the_map():
     whole = next(row for row in found.report["cells"] if row["dimension"] == "language")
     assert whole["model_accuracy"]["value"] == 0.75
     assert sum(point["error"] for point in found.points) == 10
+
+
+def test_labels_of_the_map_stay_apart():
+    """Twelve topics with their middles in one place: every number is there, and no label covers another."""
+    topics = [{"name": f"{k + 1}: {'mixed: ' if k == 3 else ''}word{k}, other{k}, third{k}"} for k in range(12)]
+    points = [{"topic": k, "kind": "data", "x": 0.5 + k / 1000, "y": 0.02} for k in range(12)]
+    labels = map_labels({"topics": topics}, points)
+    assert [label["number"] for label in labels] == list(range(1, 13))
+    named = [label for label in labels if label["name"]]
+    assert [label["name"] for label in named][:1] == ["word0, other0"]
+    assert len(named) > 2
+    assert all(abs(a["y"] - b["y"]) >= LINE - 1 for a in named for b in named if a is not b)
+    assert map_labels({"topics": topics[3:4]}, [{**points[0], "topic": 0}])[0]["name"] == "mixed"
 
 
 # -- the verb -------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from rewardsmith.data.coverage import embedding, findings
-from rewardsmith.data.coverage.cells import Pairs, Table, cells, pairs_of
+from rewardsmith.data.coverage.cells import Pairs, Table, cells, pairs_of, whole
 from rewardsmith.data.coverage.contamination import Benchmark, contamination
 from rewardsmith.data.coverage.embedding import Embedded, Embedder
 from rewardsmith.data.coverage.holes import Distances, distances, holes_report, sample, target_clusters
@@ -88,9 +88,9 @@ def coverage(
     say       told what is being done
 
     Report: groups, prompts, pairs, ties, without_prompt, embedding {name, dimensions, prompts, placed, not_judged},
-    topics [{name, prompts, examples}], languages, cells (see `cells.cells`), duplicates {exact, near, alike, examples},
-    target (None, or {prompts, answers}: see `holes.holes_report`), benchmarks (see `contamination`), warnings [{kind,
-    level, message}], seed.
+    topics [{name, prompts, examples}], languages, all and cells (see `cells.cells`), duplicates {exact,
+    near, alike, examples}, target (None, or {prompts, answers}: see `holes.holes_report`), benchmarks (see
+    `contamination`), warnings [{kind, level, message}], seed.
 
     Raises DataError where no group has a prompt.
     """
@@ -115,6 +115,7 @@ def coverage(
         "embedding": embedding_facts(embedder.name, prompts),
         "languages": language_facts(traits),
         "topics": topic_facts(prompts),
+        "all": whole(table),
         "cells": cells(table, target_traits),
         "duplicates": duplicates(prompts, embedder.alike),
         "target": None,
