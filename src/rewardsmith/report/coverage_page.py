@@ -45,6 +45,7 @@ def coverage_page(result: Mapping[str, Any], points: Points) -> str:
         target=target_parts(result),
         number=short_number,
         interval=interval_cell,
+        spanned=spanned,
     )
 
 
