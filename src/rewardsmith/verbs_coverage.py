@@ -158,6 +158,7 @@ def table(result: dict[str, Any]) -> list[str]:
     with_target, with_model = result["target"] is not None, result["scores"] is not None
     head = f"{'':<46}{'groups':>8}{'pairs':>9}{'effective':>11}{'ties':>7}{'longer wins':>13}{'surface':>9}"
     lines = [head + ("    model" if with_model else "") + ("   target" if with_target else "")]
+    lines.append(cell_line({**result["all"], "value": "all", "target_share": None}, with_model, with_target))
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in result["cells"]:
         rows.setdefault(row["dimension"], []).append(row)

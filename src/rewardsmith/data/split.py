@@ -15,7 +15,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from rewardsmith.data.schema import Group, content_hash, text_of
+from rewardsmith.data.schema import Group, Messages, content_hash, text_of
 from rewardsmith.errors import ConfigError
 
 LONGEST_LINE = 500  # characters of the first line of a prompt that is only implied
@@ -70,13 +70,15 @@ def opening_of(group: Group) -> str:
     prompt is only implied by what the responses have in common), gives the first line of that, or, where they
     have nothing in common, a hash of its content.
     """
-    for message in group.prompt:
+    return opening_turn(group.prompt) or implied_opening(group)
+
+
+def opening_turn(prompt: Messages) -> str:
+    """The first user turn, normalised; the whole text where the user said nothing; "" where there is none."""
+    for message in prompt:
         if message.role == "user" and message.content.strip():
             return normalised(message.content)
-    said = text_of(group.prompt)
-    if said.strip():
-        return normalised(said)
-    return implied_opening(group)
+    return normalised(text_of(prompt))
 
 
 def normalised(text: str) -> str:

@@ -19,6 +19,7 @@ MOST_LABELS = 14  # topics that are named on the map
 VIEWS = ("topic", "source", "language", "safety", "turns")
 ERRORS = {"e0": "right in every pair", "e1": "wrong in up to half", "e2": "wrong in more than half", "e3": "no reward"}
 NAME_PARTS = 2  # words of a topic's name on the map
+LETTER, LINE = 9.5, 22.0  # of a label, in the map's units
 Points = Sequence[Mapping[str, Any]]
 
 
@@ -44,6 +45,7 @@ def coverage_page(result: Mapping[str, Any], points: Points) -> str:
         target=target_parts(result),
         number=short_number,
         interval=interval_cell,
+        spanned=spanned,
     )
 
 
@@ -65,9 +67,9 @@ def headline(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         n = sum(row["contaminated"] for row in result["benchmarks"])
         of = counted(sum(row["prompts"] for row in result["benchmarks"]), "prompt")
         facts.append((count(n), "benchmark prompts in the data", f"of {of}"))
-    overall = total_accuracy(result)
-    if overall is not None:
-        facts.append((percent(overall), "of the labels the model gets right", "in the cell of all prompts"))
+    right = result["all"]["model_accuracy"]
+    if right["value"] is not None:
+        facts.append((percent(right["value"]), "of the labels the model gets right", spanned(right)))
     return facts
 
 
@@ -75,13 +77,6 @@ def spanned(interval: Mapping[str, float | None]) -> str:
     if interval["low"] is None or interval["high"] is None:
         return "no interval"
     return f"{percent(interval['low'])} to {percent(interval['high'])}"
-
-
-def total_accuracy(result: Mapping[str, Any]) -> float | None:
-    """The model's accuracy over all pairs that were scored, from the cells of one dimension."""
-    rows = [row for row in result["cells"] if row["dimension"] == "turns" and row["model_pairs"]]
-    n = sum(row["model_pairs"] for row in rows)
-    return sum(row["model_accuracy"]["value"] * row["model_pairs"] for row in rows) / n if n else None
 
 
 # -- the map --------------------------------------------------------------------------------------------------------
@@ -186,19 +181,36 @@ def hover(result: Mapping[str, Any], point: Mapping[str, Any]) -> str:
 
 
 def map_labels(result: Mapping[str, Any], points: Points) -> list[dict[str, Any]]:
-    """Numbers and names of the largest topics where most of their points lie, kept apart from one another."""
+    """Numbers and names of the topics where most of their points lie, the largest first. A label moves up or down where
+    it would cover another, and loses its name where that does not help."""
     labels: list[dict[str, Any]] = []
     for number, topic in enumerate(result["topics"][:40]):
         own = [place(point) for point in points if point["topic"] == number and point["kind"] == "data"]
         if not own:
             continue
         x, y = densest(own)
-        name = " ".join(topic["name"].partition(": ")[2].split(", ")[:NAME_PARTS])
-        shown = len(labels) < MOST_LABELS
-        clear = all(abs(x - other["x"]) > 150 or abs(y - other["y"]) > 26 for other in labels if other["name"])
-        labels.append({"x": round(min(max(x, 70), MAP_WIDTH - 70)), "y": round(min(max(y, 24), MAP_HEIGHT - 12)),
-                       "number": number + 1, "name": name if shown and clear else ""})  # fmt: skip
+        name = map_name(topic["name"]) if len(labels) < MOST_LABELS else ""
+        tries = [label_at(x, y + step * LINE, number + 1, text) for text in (name, "") for step in (0, -1, 1, -2, 2)]
+        clear = (label for label in tries if all(apart(label, other) for other in labels))
+        labels.append(next(clear, tries[-1]))
     return labels
+
+
+def map_name(name: str) -> str:
+    """The first terms of a topic's name; a mixed topic has none that is worth the room."""
+    terms = name.partition(": ")[2]
+    return "mixed" if terms.startswith("mixed: ") else ", ".join(terms.split(", ")[:NAME_PARTS])
+
+
+def label_at(x: float, y: float, number: int, name: str) -> dict[str, Any]:
+    """A label about (x, y), inside the map, with half its width."""
+    half = LETTER * len(f"{number} {name}") / 2
+    x, y = min(max(x, half), MAP_WIDTH - half), min(max(y, LINE), MAP_HEIGHT - LINE / 2)
+    return {"x": round(x), "y": round(y), "half": half, "number": number, "name": name}
+
+
+def apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return bool(abs(one["x"] - other["x"]) > one["half"] + other["half"] or abs(one["y"] - other["y"]) >= LINE)
 
 
 def densest(places: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -12,15 +12,15 @@ import pytest
 from rewardsmith.cli import main
 from rewardsmith.data.coverage.cells import effective_size
 from rewardsmith.data.coverage.contamination import long_runs
-from rewardsmith.data.coverage.embedding import LightEmbedder, cluster_names
-from rewardsmith.data.coverage.holes import distances, gaussian, mahalanobis, ranks
+from rewardsmith.data.coverage.embedding import LightEmbedder
+from rewardsmith.data.coverage.holes import distances, gaussian, holes_report, mahalanobis, ranks
 from rewardsmith.data.coverage.items import Item, read_items
 from rewardsmith.data.coverage.neighbours import nearest
 from rewardsmith.data.coverage.run import coverage
 from rewardsmith.data.coverage.traits import prompt_traits
 from rewardsmith.data.schema import Group, Message, Preference
 from rewardsmith.errors import DataError
-from rewardsmith.report.coverage_page import coverage_page
+from rewardsmith.report.coverage_page import LINE, coverage_page, map_labels
 
 TOPICS = {
     "cooking": [
@@ -117,6 +117,8 @@ def test_cells_count_what_a_loop_counts():
     assert english["longer_wins"]["value"] == pytest.approx(np.mean(longer))
     assert english["longer_wins"]["low"] < english["longer_wins"]["value"] < english["longer_wins"]["high"]
     assert (english["pairs"], english["ties"]) == (60, 0.0)
+    everything = coverage(groups, LightEmbedder).report["all"]
+    assert everything == {key: english[key] for key in everything}
 
 
 def test_many_pairs_of_one_prompt_are_one_prompt():
@@ -132,7 +134,6 @@ def test_topics_are_found_and_named_by_their_words():
         words = set(re.findall(r"\w+", topic["name"].partition(": ")[2]))
         assert words <= set(TOPICS["cooking"]) or words <= set(TOPICS["sailing"])
     assert sum(topic["prompts"] for topic in topics) == 80
-    assert cluster_names(["red apple", "red pear", "blue sea"], np.array([0, 0, 1]))[1].startswith("2: blue")
 
 
 def test_a_target_like_the_data_is_covered_and_another_is_a_hole():
@@ -154,12 +155,13 @@ def test_distances_by_brute_force():
     texts = [group.prompt[0].content for group in groups_of(40)]
     embedder = LightEmbedder()
     data, target = embedder.fit(texts), embedder.embed(["oven and flour", "unheard of"])
-    found = distances(data, target)
+    each = np.arange(40)
+    found = distances(data, target, each)
     assert found is not None
     similar = target.word_NV.toarray() @ data.word_NV.toarray().T
     np.testing.assert_allclose(found.nearest_T, 1 - similar.max(1), atol=1e-6)
     assert found.nearest_T[1] == pytest.approx(1)
-    own, _ = nearest(data.near_NX, data.near_NX, np.arange(40))
+    own, _ = nearest(data.near_NX, data.near_NX, (each, each))
     dense = data.word_NV.toarray() @ data.word_NV.toarray().T
     np.fill_diagonal(dense, -1)
     np.testing.assert_allclose(own, 1 - dense.max(1), atol=1e-6)
@@ -174,11 +176,49 @@ def test_a_text_outside_is_as_far_as_the_same_text_inside():
     """A word outside has the weight that it would have if its text were one of the data."""
     texts = [group.prompt[0].content for group in groups_of(30)]
     whole = LightEmbedder().fit(texts)
-    inside, _ = nearest(whole.near_NX, whole.near_NX, np.arange(30))
+    inside, _ = nearest(whole.near_NX, whole.near_NX, (np.arange(30), np.arange(30)))
     embedder = LightEmbedder()
     rest = embedder.fit(texts[1:])
     outside, _ = nearest(embedder.embed(texts[:1]).near_NX, rest.near_NX)
     assert outside[0] == pytest.approx(inside[0], abs=0.02)
+
+
+def test_what_is_of_the_same_prompt_is_no_neighbour():
+    """Data of ten answers to each prompt is far from itself only as far as another prompt's answers are."""
+    draw = random.Random(3)
+    answers = [f"{prompt_of('cooking', draw)} {i}" for i in range(40)]
+    data, opening_N = LightEmbedder().fit([text for text in answers for _ in range(10)]), np.repeat(np.arange(40), 10)
+    found = distances(data, data.at(np.arange(10)), opening_N)
+    assert found is not None
+    similar = data.word_NV.toarray() @ data.word_NV.toarray().T
+    similar[opening_N[:, None] == opening_N] = -1
+    assert found.near_limit == pytest.approx(np.quantile(1 - similar.max(1), 0.95), abs=1e-6)
+    assert distances(data, data, np.arange(400) // 30) is None  # of 14 prompts nothing is judged
+
+
+def test_many_answers_to_a_prompt_are_one_prompt_in_intervals():
+    """Answers that are all alike say no more than one: the interval is that of the prompts alone, as for the hole."""
+    texts = [group.prompt[0].content for group in groups_of(60)]
+    asked = [item.prompt[0].content for topic in ("cooking", "coding") for item in items_of(topic, 15, 8)]
+    parts = {}
+    for times in (1, 9):
+        embedder = LightEmbedder()
+        data, said = embedder.fit(texts), [text for text in asked for _ in range(times)]
+        found = distances(data, embedder.embed(said), np.arange(60))
+        opening_T, one = np.repeat(np.arange(30), times), np.zeros(30 * times, dtype=np.int64)
+        parts[times] = holes_report(said, texts, texts, found, one, opening_T)
+    assert [parts[times]["texts"] for times in (1, 9)] == [30, 270]
+    for name in ("far", "farther", "off"):
+        assert parts[9][name] == pytest.approx(parts[1][name])
+    assert parts[9]["holes"][0]["share"] == pytest.approx(parts[1]["holes"][0]["share"])
+    assert parts[1]["far"]["high"] - parts[1]["far"]["low"] > 0.25
+
+
+def test_a_policys_answers_are_judged_by_prompt():
+    answers = tuple(f"boat and sail and wind {k}" for k in range(8))
+    target = [Item(item.prompt, answers, item.source) for item in items_of("sailing", 12, 4)]
+    part = coverage(groups_of(60), LightEmbedder, target=target).report["target"]["answers"]
+    assert (part["texts"], part["openings"]) == (96, 12)
 
 
 def test_a_language_that_the_embedder_does_not_know_is_said():
@@ -236,6 +276,19 @@ def test_model_errors_are_in_cells_and_on_the_map():
     whole = next(row for row in found.report["cells"] if row["dimension"] == "language")
     assert whole["model_accuracy"]["value"] == 0.75
     assert sum(point["error"] for point in found.points) == 10
+
+
+def test_labels_of_the_map_stay_apart():
+    """Twelve topics with their middles in one place: every number is there, and no label covers another."""
+    topics = [{"name": f"{k + 1}: {'mixed: ' if k == 3 else ''}word{k}, other{k}, third{k}"} for k in range(12)]
+    points = [{"topic": k, "kind": "data", "x": 0.5 + k / 1000, "y": 0.02} for k in range(12)]
+    labels = map_labels({"topics": topics}, points)
+    assert [label["number"] for label in labels] == list(range(1, 13))
+    named = [label for label in labels if label["name"]]
+    assert [label["name"] for label in named][:1] == ["word0, other0"]
+    assert len(named) > 2
+    assert all(abs(a["y"] - b["y"]) >= LINE - 1 for a in named for b in named if a is not b)
+    assert map_labels({"topics": topics[3:4]}, [{**points[0], "topic": 0}])[0]["name"] == "mixed"
 
 
 # -- the verb -------------------------------------------------------------------------------------------------------

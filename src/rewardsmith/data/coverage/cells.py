@@ -135,12 +135,18 @@ def cells(table: Table, target: Sequence[Traits] = ()) -> list[dict[str, Any]]:
     return rows
 
 
+def whole(table: Table) -> dict[str, Any]:
+    """The cell of everything: the keys of `cells` without dimension, value and target."""
+    return cell(table, np.ones(len(table.traits), dtype=bool), np.ones(len(table.pairs.group_P), dtype=bool))
+
+
 def dimension_cells(table: Table, dimension: str, target: Sequence[Traits]) -> list[dict[str, Any]]:
     values = [traits.get(dimension, "(none)") for traits in table.traits]
-    wanted = Counter(traits[dimension] for traits in target if dimension in traits)
-    n_wanted = sum(wanted.values())
     counts = Counter(values)
     named = {value for value, _ in counts.most_common(MOST_VALUES)}
+    asked = [traits[dimension] for traits in target if dimension in traits]
+    wanted = Counter(OTHERS if value in counts and value not in named else value for value in asked)
+    n_wanted = len(asked)
     names = [value if value in named else OTHERS for value in values]
     order = [value for value, _ in Counter(names).most_common()]
     code = {value: number for number, value in enumerate(order)}
@@ -154,7 +160,7 @@ def dimension_cells(table: Table, dimension: str, target: Sequence[Traits]) -> l
         rows.append(row)
     # What the target has and the data lacks is a cell too.
     for value, n in wanted.most_common():
-        if value not in counts:
+        if value not in code:
             rows.append(
                 empty_cell() | {"dimension": dimension, "value": value, "target": n, "target_share": n / n_wanted}
             )

@@ -1,4 +1,4 @@
-"""Texts as points: a light embedding from the data's own words, clusters of them, and the terms that name a cluster.
+"""Texts as points: a light embedding from the data's own words, and clusters of them.
 
     N  texts     D  dimensions     V  words     K  clusters
 
@@ -10,9 +10,6 @@ words; clusters, the map and Mahalanobis distance use D numbers of a truncated s
 semantic analysis; Deerwester et al. 1990). It knows words, not meaning, and only languages of which the data has at
 least `FEWEST_OF_LANGUAGE` prompts: of others nothing is judged. A model's trunk is used through the same door
 (`rewardsmith.trunk_embedding`).
-
-A cluster is named by the words w of the largest p log(p / q), p the share of its texts that have w and q the share of
-the others: the words' parts of the Kullback-Leibler divergence.
 """
 
 from __future__ import annotations
@@ -34,10 +31,8 @@ DIMENSIONS = 64
 MOST_WORDS = 50_000  # of the vocabulary
 FEWEST_OF_LANGUAGE = 20  # texts: below it the light embedding does not know a language
 KNOWN = 0.5  # of a text's words: such a text is judged whatever its language
-NAMED_BY = 4  # terms
 MOST_CLUSTERS = 40
 FOR_CLUSTERS = (12, 64)  # dimensions
-LIFT = 1.5  # by which a word has to be commoner in a cluster to name it
 FEWEST_FOR_CLUSTERS = 20  # texts
 
 
@@ -108,7 +103,8 @@ class LightEmbedder:
         self.rare = float(idf(len(texts), 1))
         word_NV = self._weighted(words, self.inside_V)
         n = max(1, min(self.dimensions, *(size - 1 for size in word_NV.shape)))
-        self.reduce = TruncatedSVD(n, n_iter=4, random_state=self.seed).fit(word_NV)
+        with np.errstate(invalid="ignore"):  # it divides by the variance, which texts of the same words lack
+            self.reduce = TruncatedSVD(n, n_iter=4, random_state=self.seed).fit(word_NV)
         return self._embedded(texts, words, word_NV)
 
     def embed(self, texts: Sequence[str]) -> Embedded:
@@ -184,48 +180,3 @@ def by_size(label_N: Ints) -> Ints:
     rank_K = np.empty(len(names), dtype=np.int64)
     rank_K[np.argsort(-count_K, kind="stable")] = np.arange(len(names))
     return rank_K[index_N]
-
-
-def cluster_terms(texts: Sequence[str], label_N: Ints, most: int = NAMED_BY) -> list[list[str]]:
-    """Per cluster its most telling words, the most telling first. A word counts once in a text."""
-    k = int(label_N.max(initial=-1)) + 1
-    counts: list[Counter[str]] = [Counter() for _ in range(k)]
-    for text, label in zip(texts, label_N.tolist(), strict=True):
-        counts[label].update(set(content_words(text)))
-    total = Counter[str]()
-    for of_cluster in counts:
-        total.update(of_cluster)
-    size_K = np.bincount(label_N, minlength=k)
-    return [telling(counts[c], total, int(size_K[c]), len(texts), most) for c in range(k)]
-
-
-def telling(inside: Counter[str], total: Counter[str], n_inside: int, n: int, most: int) -> list[str]:
-    """Words by p log(p / q), each share with half a text added; a word of one text only where no other is there."""
-    least = 2 if max(inside.values(), default=0) > 1 else 1
-    score = {}
-    for word, count in inside.items():
-        p, q = (count + 0.5) / (n_inside + 1), (total[word] - count + 0.5) / (n - n_inside + 1)
-        if count >= least and p > LIFT * q:
-            score[word] = p * np.log(p / q)
-    return distinct_terms(sorted(score, key=lambda word: (-score[word], word)), most)
-
-
-def distinct_terms(words: Sequence[str], most: int) -> list[str]:
-    """The first `most` words of which none is another's plural."""
-    kept: list[str] = []
-    for word in words:
-        if len(kept) == most:
-            break
-        if not any(word.rstrip("s") == other.rstrip("s") for other in kept):
-            kept.append(word)
-    return kept
-
-
-def cluster_names(texts: Sequence[str], label_N: Ints) -> list[str]:
-    """Names like "1: poem, write, haiku": the number keeps them apart."""
-    terms = cluster_terms(texts, label_N)
-    return [f"{number}: {', '.join(words) or '(no words)'}" for number, words in enumerate(terms, 1)]
-
-
-def name_terms(name: str) -> str:
-    return name.partition(": ")[2]

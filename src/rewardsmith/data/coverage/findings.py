@@ -10,7 +10,7 @@ WANTED = 0.05  # of the target's prompts: a trait with so many is worth data
 BIASED = 0.65  # of a cell's labels that the surface tells, at the low end of its interval
 MOST_NAMED = 4
 ALIKE, MUCH_FARTHER = 0.55, 0.75  # chance that a target text is farther than one of the data
-MANY_FAR = 0.2  # of the target
+MANY_FAR = 0.2  # of the target, beyond the share of a target like the data
 SERIOUS, LOOK, NOTE = "serious", "look", "note"
 DESCRIPTIVE = ("language", "prompt length", "turns", "safety", "opinion", "asks for", "answer form", "source", "topic")
 
@@ -161,8 +161,8 @@ def distance_warnings(what: str, facts: Mapping[str, Any]) -> Sequence[Warning_]
         return [
             warn(
                 "too_few", LOOK,
-                f"Distances of the target's {what} cannot be judged: fewer than 20 texts of the data, or none of the "
-                "target, have a place.",
+                f"Distances of the target's {what} cannot be judged: the data has a place for texts of fewer than "
+                "20 opening turns, or for none of the target's.",
             )
         ]  # fmt: skip
     told = (
@@ -173,7 +173,7 @@ def distance_warnings(what: str, facts: Mapping[str, Any]) -> Sequence[Warning_]
     if (far["low"] or 0.0) <= facts["expected"] and (farther["low"] or 0.0) <= ALIKE:
         return [warn("covered", NOTE, f"{told}.")]
     names = "; ".join(f"{hole['name']} ({hole['far']:,} of {hole['texts']:,})" for hole in facts["holes"][:3])
-    level = SERIOUS if far["value"] > MANY_FAR or farther["value"] > MUCH_FARTHER else LOOK
+    level = SERIOUS if far["value"] - facts["expected"] > MANY_FAR or farther["value"] > MUCH_FARTHER else LOOK
     return [warn("holes", level, f"{told}. " + (f"Largest holes: {names}." if names else ""))]
 
 

@@ -1,8 +1,10 @@
 """Where a target set lies outside the data: nearest neighbour, Mahalanobis distance, and holes that have a name.
 
 Maths. d(t) = 1 - max_x cos(t, x) over the data's prompts x, each near duplicate once. What is far is told by the data
-itself: the 95th percentile of the distance from a prompt of the data to the nearest other, or no word in common where
-that is so of more than 5% of them. A target of the same kind as the data has the same share beyond, so that is what
+itself: the 95th percentile of the distance from a prompt of the data to the nearest with another opening turn, or no
+word in common where that is so of more than 5% of them. (Two answers to one prompt, and two lengths of one
+conversation, share their words. Were they neighbours, a target on prompts of its own would be far by that alone.) A
+target of the same kind as the data has the same share beyond, so that is what
 the target's share is to be read beside. Without a threshold, r(t) is the share of the data's own distances that are
 below d(t), equal ones by half: its mean is the chance that a target prompt is farther than one of the data, 1/2 where
 they are alike.
@@ -10,6 +12,8 @@ they are alike.
 m(t)^2 = (t - mu)' S^-1 (t - mu), mu and S the data's mean and covariance, S shrunk (Ledoit and Wolf 2004); its
 threshold is made in the same way. The neighbour sees gaps inside the cloud, Mahalanobis what lies off it as a whole
 (Lee et al. 2018, 1807.03888). A hole is a cluster of target prompts without a near neighbour.
+
+Intervals resample the target's opening turns, with all of their answers; the data is taken as it is.
 """
 
 from __future__ import annotations
@@ -28,10 +32,10 @@ from rewardsmith.data.coverage.embedding import (
     LightEmbedder,
     Points,
     cluster,
-    cluster_terms,
     n_clusters,
 )
 from rewardsmith.data.coverage.languages import language_of
+from rewardsmith.data.coverage.naming import cluster_names
 from rewardsmith.data.coverage.neighbours import nearest
 from rewardsmith.data.survey import snippet
 from rewardsmith.statistics import Floats, Ints, clustered_mean
@@ -42,9 +46,9 @@ MOST_FITTED = 20_000  # that the covariance rests on
 MOST_HOLES = 12
 NOTHING_SHARED = 1 - 1e-6  # a distance above it: no word in common
 EXAMPLES = 3
-FEWEST_FOR_INTERVAL = 10  # texts of a hole
+FEWEST_FOR_INTERVAL = 10  # opening turns of a hole
 DRAWS = 500
-FEWEST = 20  # prompts of the data: below it no threshold is worth having
+FEWEST = 20  # opening turns of the data: below it no threshold is worth having
 
 
 @dataclass(frozen=True)
@@ -74,15 +78,19 @@ class Distances:
         return self.judged_T & (self.mahalanobis_T > self.mahalanobis_limit)
 
 
-def distances(data: Embedded, target: Embedded, seed: int = 0) -> Distances | None:
-    """None where the data has too few texts to say what is far. `data` holds each near duplicate once."""
+def distances(data: Embedded, target: Embedded, opening_N: Ints, seed: int = 0) -> Distances | None:
+    """None where the data has too few texts to say what is far. `data` holds each near duplicate once.
+
+    opening_N  numbers of the opening turns that the data's texts belong to
+    """
     base = np.flatnonzero(data.judged_N)
-    if len(base) < FEWEST or data.placed_N.sum() < FEWEST:
+    opening_M = opening_N[base]
+    if len(np.unique(opening_M)) < FEWEST or data.placed_N.sum() < FEWEST:
         return None
     near_MX, point_MD = data.near_NX[base], data.point_ND[base]
     rng = np.random.default_rng(seed)
     own = sample(len(base), MOST_OWN, rng)
-    own_nearest, _ = nearest(near_MX[own], near_MX, own)
+    own_nearest, _ = nearest(near_MX[own], near_MX, (opening_M[own], opening_M))
     fitted = sample(len(base), MOST_FITTED, rng)
     mean_D, inverse_DD = gaussian(point_MD[fitted])
     near_T, index_T = nearest(target.near_NX, near_MX)
@@ -136,12 +144,14 @@ def holes_report(
     data_sources: Sequence[str],
     found: Distances | None,
     label_T: Ints,
+    opening_T: Ints,
     seed: int = 0,
 ) -> dict[str, Any]:
     """What is to be said of a target's distances, ready for JSON.
 
     texts                      the target's
     data_texts, data_sources   of the data, by the numbers in `found.neighbour_T`
+    label_T, opening_T         the target's clusters, and the opening turns that its texts belong to
     """
     n = len(texts)
     unknown = (
@@ -151,6 +161,7 @@ def holes_report(
     )
     result: dict[str, Any] = {
         "texts": n,
+        "openings": len(np.unique(opening_T)),
         "judged": int(found.judged_T.sum()) if found else 0,
         "not_judged": dict(unknown.most_common()) if found else {},
         "expected": found.expected if found else None,
@@ -163,16 +174,18 @@ def holes_report(
     }
     if found is None or not found.judged_T.any():
         return result
-    judged_T, each = found.judged_T, np.arange(int(found.judged_T.sum()))
+    judged_T, opening_J = found.judged_T, opening_T[found.judged_T]
     result |= {
-        "farther": clustered_mean(found.rank_T[judged_T], each, seed=seed).to_json(),
-        "far": clustered_mean(found.far_T[judged_T], each, seed=seed).to_json(),
-        "off": clustered_mean(found.off_T[judged_T], each, seed=seed).to_json(),
+        "farther": clustered_mean(found.rank_T[judged_T], opening_J, seed=seed).to_json(),
+        "far": clustered_mean(found.far_T[judged_T], opening_J, seed=seed).to_json(),
+        "off": clustered_mean(found.off_T[judged_T], opening_J, seed=seed).to_json(),
         "near_limit": found.near_limit,
         "mahalanobis_limit": found.mahalanobis_limit,
     }
-    terms = cluster_terms(texts, label_T)
-    rows = [hole(texts, data_texts, data_sources, found, label_T == k, words, seed) for k, words in enumerate(terms)]
+    rows = [
+        {"name": str(name)} | hole(texts, data_texts, data_sources, found, label_T == k, opening_T, seed)
+        for k, name in enumerate(cluster_names(texts, label_T))
+    ]
     result["holes"] = sorted((row for row in rows if row["far"]), key=lambda row: -row["far"])[:MOST_HOLES]
     return result
 
@@ -183,16 +196,15 @@ def hole(
     data_sources: Sequence[str],
     found: Distances,
     in_T: NDArray[np.bool_],
-    words: Sequence[str],
+    opening_T: Ints,
     seed: int,
 ) -> dict[str, Any]:
     """One cluster of the target: how many of its texts are far, and the farthest of them."""
     inside, judged = np.flatnonzero(in_T & found.far_T), np.flatnonzero(in_T & found.judged_T)
-    few = len(judged) < FEWEST_FOR_INTERVAL
-    share = clustered_mean(found.far_T[judged], np.arange(len(judged)), draws=0 if few else DRAWS, seed=seed)
+    few = len(np.unique(opening_T[judged])) < FEWEST_FOR_INTERVAL
+    share = clustered_mean(found.far_T[judged], opening_T[judged], draws=0 if few else DRAWS, seed=seed)
     order = inside[np.argsort(-found.nearest_T[inside], kind="stable")]
     return {
-        "name": ", ".join(words) or "(no words)",
         "texts": int(in_T.sum()),
         "far": len(inside),
         "share": share.to_json(),

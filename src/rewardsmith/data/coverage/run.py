@@ -17,17 +17,18 @@ from typing import Any
 import numpy as np
 
 from rewardsmith.data.coverage import embedding, findings
-from rewardsmith.data.coverage.cells import Pairs, Table, cells, pairs_of
+from rewardsmith.data.coverage.cells import Pairs, Table, cells, pairs_of, whole
 from rewardsmith.data.coverage.contamination import Benchmark, contamination
 from rewardsmith.data.coverage.embedding import Embedded, Embedder
 from rewardsmith.data.coverage.holes import Distances, distances, holes_report, sample, target_clusters
 from rewardsmith.data.coverage.items import Item
 from rewardsmith.data.coverage.languages import is_recognised, language_of
+from rewardsmith.data.coverage.naming import cluster_names
 from rewardsmith.data.coverage.neighbours import nearest
 from rewardsmith.data.coverage.traits import Traits, group_traits, prompt_traits, user_text
 from rewardsmith.data.near import near_duplicates
 from rewardsmith.data.schema import Group, is_blank, text_of
-from rewardsmith.data.split import opening_of
+from rewardsmith.data.split import opening_of, opening_turn
 from rewardsmith.data.survey import snippet
 from rewardsmith.errors import DataError
 from rewardsmith.statistics import Floats, Ints
@@ -87,9 +88,9 @@ def coverage(
     say       told what is being done
 
     Report: groups, prompts, pairs, ties, without_prompt, embedding {name, dimensions, prompts, placed, not_judged},
-    topics [{name, prompts, examples}], languages, cells (see `cells.cells`), duplicates {exact, near, alike, examples},
-    target (None, or {prompts, answers}: see `holes.holes_report`), benchmarks (see `contamination`), warnings [{kind,
-    level, message}], seed.
+    topics [{name, prompts, examples}], languages, all and cells (see `cells.cells`), duplicates {exact,
+    near, alike, examples}, target (None, or {prompts, answers}: see `holes.holes_report`), benchmarks (see
+    `contamination`), warnings [{kind, level, message}], seed.
 
     Raises DataError where no group has a prompt.
     """
@@ -103,7 +104,8 @@ def coverage(
     place_T = embedder.embed([user_text(item.prompt) for item in asked]) if asked else None
     target_traits = traits_of_target(asked, place_T, prompts)
     say("cells")
-    table = Table(traits, joined_openings(groups, prompts), prompts.of_G, pairs, seed)
+    opening_G = joined_openings(groups, prompts)
+    table = Table(traits, opening_G, prompts.of_G, pairs, seed)
     report: dict[str, Any] = {
         "groups": len(groups),
         "prompts": len(prompts.texts),
@@ -113,6 +115,7 @@ def coverage(
         "embedding": embedding_facts(embedder.name, prompts),
         "languages": language_facts(traits),
         "topics": topic_facts(prompts),
+        "all": whole(table),
         "cells": cells(table, target_traits),
         "duplicates": duplicates(prompts, embedder.alike),
         "target": None,
@@ -122,8 +125,8 @@ def coverage(
     found = None
     if place_T is not None:
         say("holes")
-        found, facts = prompt_holes(asked, place_T, prompts, seed)
-        report["target"] = {"prompts": facts, "answers": answer_holes(groups, target, make_embedder, seed)}
+        found, facts = prompt_holes(asked, place_T, prompts, opening_G, seed)
+        report["target"] = {"prompts": facts, "answers": answer_holes(groups, opening_G, target, make_embedder, seed)}
     if benchmarks:
         say("benchmarks")
         looked_for = []
@@ -186,7 +189,8 @@ def topics_of(texts: Sequence[str], place: Embedded, clusters: int | None, seed:
     few = len(placed) < embedding.FEWEST_FOR_CLUSTERS and clusters is None
     k = 1 if few else clusters or embedding.n_clusters(len(placed))
     topic_U[placed] = embedding.cluster(place.point_ND[placed], k, seed)
-    return topic_U, embedding.cluster_names([texts[u] for u in placed.tolist()], topic_U[placed])
+    names = cluster_names([texts[u] for u in placed.tolist()], topic_U[placed])
+    return topic_U, [f"{number}: {name}" for number, name in enumerate(names, 1)]  # the number keeps them apart
 
 
 def with_topic(traits: Traits, prompts: Prompts, u: int) -> Traits:
@@ -274,7 +278,7 @@ def alike_pairs(prompts: Prompts, limit: float) -> list[tuple[int, int]]:
         if len(inside) < 2:
             continue
         near_NX = prompts.place.near_NX[inside]
-        distance_N, index_N = nearest(near_NX, near_NX, np.arange(len(inside)))
+        distance_N, index_N = nearest(near_NX, near_NX, (inside, inside))
         for n in np.flatnonzero(distance_N < limit):
             found.append((float(distance_N[n]), int(inside[n]), int(inside[index_N[n]])))
     pairs = {(min(u, v), max(u, v)): d for d, u, v in found}
@@ -310,35 +314,43 @@ def traits_of_target(asked: Sequence[Item], place_T: Embedded | None, prompts: P
 
 
 def prompt_holes(
-    asked: Sequence[Item], place_T: Embedded, prompts: Prompts, seed: int
+    asked: Sequence[Item], place_T: Embedded, prompts: Prompts, opening_G: Ints, seed: int
 ) -> tuple[Distances | None, dict[str, Any]]:
     kept = prompts.distinct
-    found = distances(prompts.place.at(kept), place_T, seed)
+    found = distances(prompts.place.at(kept), place_T, opening_G[prompts.first_U[kept]], seed)
     texts = [user_text(item.prompt) for item in asked]
     label_T = target_clusters(texts, seed)
     data_texts, sources = [prompts.texts[u] for u in kept], [prompts.sources[u] for u in kept]
-    return found, holes_report(texts, data_texts, sources, found, label_T, seed)
+    return found, holes_report(texts, data_texts, sources, found, label_T, openings_of(asked), seed)
+
+
+def openings_of(items: Sequence[Item]) -> Ints:
+    """[T] the opening turn of each item as a number."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(opening_turn(item.prompt), len(numbers)) for item in items], dtype=np.int64)
 
 
 def answer_holes(
-    groups: Sequence[Group], target: Sequence[Item], make_embedder: Callable[[], Embedder], seed: int
+    groups: Sequence[Group], opening_G: Ints, target: Sequence[Item], make_embedder: Callable[[], Embedder], seed: int
 ) -> dict[str, Any] | None:
     """The same for answers, where the target has some: are a policy's outputs like what was compared?"""
     rng = np.random.default_rng(seed)
-    answers = [answer for item in target for answer in item.answers if answer.strip()]
-    said = {text_of(response): group.source for group in groups for response in group.responses}
+    opening_T = openings_of(target)
+    answers = [(answer, n) for item, n in zip(target, opening_T) for answer in item.answers if answer.strip()]
+    said = {text_of(response): (group.source, n) for group, n in zip(groups, opening_G) for response in group.responses}
     said.pop("", None)
     if not answers or not said:
         return None
-    texts = [answers[i] for i in sample(len(answers), MOST_TARGET, rng)]
+    answers = [answers[i] for i in sample(len(answers), MOST_TARGET, rng)]
+    texts = [text for text, _ in answers]
     data_texts = list(said)
     data_texts = [data_texts[i] for i in sample(len(data_texts), MOST_ANSWERS, rng)]
     embedder = make_embedder()
     data = embedder.fit(data_texts)
     place_T = embedder.embed(texts)
-    found = distances(data, place_T, seed)
-    label_T = target_clusters(texts, seed)
-    return holes_report(texts, data_texts, [said[text] for text in data_texts], found, label_T, seed)
+    found = distances(data, place_T, np.array([said[text][1] for text in data_texts]), seed)
+    label_T, sources = target_clusters(texts, seed), [said[text][0] for text in data_texts]
+    return holes_report(texts, data_texts, sources, found, label_T, np.array([n for _, n in answers]), seed)
 
 
 # -- the map --------------------------------------------------------------------------------------------------------
