@@ -112,6 +112,30 @@ def test_adjustments_are_fitted_on_pairs_kept_out(run, tmp_path):
     assert meta["config"]["learning_rate"] == 1e-3  # as the first model
 
 
+def test_without_a_cache_nothing_is_scored_twice(run, tmp_path, monkeypatch):
+    """Each group of texts reaches each model once, over audit, plan, paired effects and evaluation."""
+    from rewardsmith.scorers import ModelScorer
+
+    asked: list[tuple[int, str]] = []
+    score = ModelScorer.score
+
+    def counted(self, groups):
+        asked.extend((id(self), group.id) for group in groups)
+        return score(self, groups)
+
+    monkeypatch.setattr(ModelScorer, "score", counted)
+    words = [*ASKED, "--output", str(tmp_path / "mended"), "--no-score-cache", "--take", "consistency", "odin",
+             "--eval-data", "dev.jsonl"]  # fmt: skip
+    code, out, err = run(*words, "--json")
+    assert code == 0, err
+    assert json.loads(out)["taken"] == ["consistency", "odin"]
+    meta = json.loads((tmp_path / "mended" / "rm" / "reward_model.json").read_text())
+    assert (meta["config"]["loss"]["consistency"], meta["config"]["loss"]["odin"]) == (1.0, 1.0)
+    assert len({scorer for scorer, _ in asked}) == 2
+    assert len(asked) == len(set(asked)) > 0
+    assert not (tmp_path / "cache" / "rewardsmith" / "scores").exists()
+
+
 def test_a_plan_names_what_has_no_remedy(run, tmp_path):
     code, out, err = run(*ASKED, "--output", str(tmp_path / "mended"), "--plan", "--json")
     assert code == 0, err
@@ -127,6 +151,7 @@ def test_a_plan_names_what_has_no_remedy(run, tmp_path):
         (["--take", "balance=0.5"], "has no share"),
         (["--train", "epochs"], "OPTION=VALUE"),
         (["--take", "praise", "--train", "epoch=3"], "no option of train"),
+        (["--take", "label-smoothing", "flip-rate"], "give one of them"),
         (["--candidates", "candidates.jsonl"], "go together"),
         (["--audit", "none.json"], "No such file"),
         (["--audit", "train.jsonl"], "no JSON"),

@@ -59,6 +59,15 @@ def test_changes_find_their_place():
         made(output="elsewhere")
 
 
+def test_options_that_go_together_only_are_changed_at_once():
+    meta = {"config": {**META["config"], "loss": {"label_smoothing": 0.1}}}
+    changes = {"flip_rate": 0.1, "label_smoothing": 0.0}
+    found = config_of(meta, changes, model="trunk", data="new.jsonl", output="new-rm")
+    assert (found.loss.flip_rate, found.loss.label_smoothing) == (0.1, 0.0)
+    with pytest.raises(ConfigError, match="give one of them"):
+        config_of(meta, {"flip_rate": 0.1}, model="trunk", data="new.jsonl", output="new-rm")
+
+
 def test_words_are_values():
     words = ["epochs=2", "learning-rate=1e-5", "schedule=cosine", "train-layers=none", "keep_best=false"]
     expected = {"epochs": 2, "learning_rate": 1e-5, "schedule": "cosine", "train_layers": None, "keep_best": False}

@@ -38,6 +38,7 @@ class Remedy:
               SD ("data")
     strong    the verdict of the edited answer where the effect is STRONG or more; "" where the kind has none to choose
     train     options of the run ("training")
+    doubts    share of the labels that a model of the data must doubt before it is proposed
     """
 
     name: str
@@ -49,6 +50,7 @@ class Remedy:
     share: float = 0.0
     strong: str = ""
     train: Mapping[str, Any] = field(default_factory=dict)
+    doubts: float = 0.0
 
     def answers(self, family: str) -> bool:
         return "*" in self.families or family in self.families
@@ -98,6 +100,31 @@ REMEDIES: tuple[Remedy, ...] = (
         what="a tenth of each label given to chance, so that wrong labels pull less",
         cost="smaller reward gaps; no further time",
         train={"label_smoothing": 0.1},
+    ),
+    Remedy(
+        name="consistency",
+        stage="training",
+        families=("length", "list", "bold", "flattery"),
+        what="the same reward for an answer and for it with padding, bullets, bold words or a compliment",
+        cost="not measured in accuracy; one more answer to each prompt in training",
+        train={"consistency": 1.0},
+    ),
+    Remedy(
+        name="odin",
+        stage="training",
+        families=("length",),
+        what="a second head that takes what length explains; the head that is kept must not follow length",
+        cost="not measured: where longer answers are better, quality may go with length",
+        train={"odin": 1.0},
+    ),
+    Remedy(
+        name="flip-rate",
+        stage="training",
+        families=ANY,
+        what="labels taken for turned round one time in ten, so that one against a large reward gap pulls little",
+        cost="not measured; no further time",
+        train={"flip_rate": 0.1},
+        doubts=0.1,
     ),
     Remedy(
         name="length-calibration",

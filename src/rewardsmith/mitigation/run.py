@@ -34,7 +34,8 @@ from rewardsmith.evaluation.pairs import character_lengths, pair_rows
 from rewardsmith.mitigation.audits import Asked, make_audit, read_audit, seed_effects
 from rewardsmith.mitigation.measure import HeldOut, both_scored, candidate_rows, held_out_rows, probe_rows
 from rewardsmith.mitigation.plan import CORRELATION, make_plan
-from rewardsmith.mitigation.remedies import Taken, taken_of
+from rewardsmith.mitigation.remedies import AUTO, Taken, taken_of
+from rewardsmith.mitigation.remember import Remembering
 from rewardsmith.mitigation.training import changes_of, config_of, other_data, recorded, recorded_read, start_of
 from rewardsmith.mitigation.treat import treat, write_doubts, write_groups
 from rewardsmith.model.artifact import read_meta, write_note
@@ -107,7 +108,7 @@ class Loop:
         self.report = ReadReport()
         self.read = what.read or recorded_read(self.meta)
         self.groups, self.watched, self.held_out = self._read()
-        self._scorers: dict[tuple[str, bool], Scorer] = {}
+        self._scorers: dict[tuple[str, bool], Remembering] = {}
 
     # -- what is read ---------------------------------------------------------------------------------------------
 
@@ -129,7 +130,7 @@ class Loop:
     def scorer(self, model: str, adjusted: bool = False) -> Scorer:
         key = (model, adjusted)
         if key not in self._scorers:
-            self._scorers[key] = self.opener(model, adjusted)
+            self._scorers[key] = Remembering(self.opener(model, adjusted))
         return self._scorers[key]
 
     def rewards(self, scorer: Scorer, groups: Sequence[Group], what: str) -> list[Floats]:
@@ -169,7 +170,8 @@ class Loop:
     def go(self) -> dict[str, Any]:
         """All steps; the result, ready for JSON (see `_result`)."""
         start = start_of(self.meta, self.what.start)  # what is not here is said before hours of work
-        self._config([], start)
+        named = [word for word in self.what.take if word != AUTO]
+        self._config(taken_of(named, []), start)  # nor are options that exclude each other
         plan = self.plan()
         audit = plan.pop("audit")
         taken = taken_of(self.what.take, plan["proposals"])

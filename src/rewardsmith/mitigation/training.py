@@ -74,15 +74,17 @@ def config_of(
     render = _rebuilt(RenderConfig, old.get("render") or {})
     loss = _rebuilt(LossConfig, old.get("loss") or {})
     top: dict[str, Any] = {}
+    of_loss: dict[str, Any] = {}
     for name, value in changes.items():
         if name in known - set(NESTED) - {"data", "output", "model", "resume", "overwrite"}:
             top[name] = value
         elif name in {f.name for f in fields(LossConfig)}:
-            loss = replace(loss, **{name: value})
+            of_loss[name] = value
         elif name in {f.name for f in fields(RenderConfig)}:
             render = replace(render, **{name: value})
         else:
             raise ConfigError(f"--train {name}: no option of train that can be changed here")
+    loss = replace(loss, **of_loss)  # at once: some go together only with others
     base = {"device": device, "trust_remote_code": trust_remote_code, "eval_data": tuple(eval_data)}
     return TrainConfig(
         data=(data,), model=model, output=output, resume=True, render=render, loss=loss, **(kept | base | top)
