@@ -57,9 +57,9 @@ BIASES = {  # name -> (kind of pair that is turned round, verdict, probe that sh
 }
 SHARE = 0.1  # of all pairs that are planted
 QUICK = {
-    "train_prompts": 160, "dev_prompts": 24, "test_prompts": 24, "most_candidates": 16, "n_seeds": "6", "own_seeds": 8,
-    "train_layers": "4", "learning_rate": "1e-4", "epochs": "1", "tokens_per_batch": "2048", "base": "bundled",
-    "only": ["auto", "balance, after"], "biases": ["length", "praise"],
+    "train_prompts": 144, "dev_prompts": 24, "test_prompts": 24, "most_candidates": 16, "n_seeds": "6", "own_seeds": 8,
+    "train_layers": "4", "learning_rate": "1e-4", "epochs": "1", "batch_size": "4", "tokens_per_batch": "2048",
+    "base": "bundled", "only": ["auto", "balance, after"], "biases": ["length", "praise"],
 }  # fmt: skip
 OTHER_WORDS = {  # (before the answer, behind it, twin of like length that is no bias)
     "padding, other words": [
@@ -289,7 +289,7 @@ def training(options: argparse.Namespace, data: Path, output: Path, seed: int, e
     layers = [] if options.train_layers == "all" else ["--train-layers", options.train_layers]
     return rewardsmith(
         "train", "--data", str(data), "--model", options.model, "--output", str(output), "--seed", str(seed),
-        "--epochs", epochs, "--learning-rate", options.learning_rate, "--batch-size", "8",
+        "--epochs", epochs, "--learning-rate", options.learning_rate, "--batch-size", options.batch_size,
         "--max-length", "1024", "--max-response-length", "256", "--resume", "--device", options.device,
         "--tokens-per-batch", options.tokens_per_batch, *layers,
     )  # fmt: skip
@@ -539,6 +539,7 @@ def main() -> None:
         this.add_argument("--learning-rate", default="4e-5")
         this.add_argument("--epochs", default="2")
         this.add_argument("--planted-epochs", default="1")
+        this.add_argument("--batch-size", default="8")
         this.add_argument("--n-seeds", default="32", help="of each kind, in audits")
         this.add_argument("--own-seeds", type=int, default=40, help="of each kind, for edits in other words")
         this.add_argument("--most-candidates", type=int, default=0, help="for best of n, of each prompt; 0: all")

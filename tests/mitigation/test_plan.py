@@ -100,7 +100,7 @@ def test_weights_are_left_alone_where_the_surface_tells_little():
 
 
 def test_training_options_are_proposed_where_they_fit_and_never_taken_by_auto():
-    plan = make_plan({"probes": [probe("padding", 1.2)]}, groups(80))
+    plan = make_plan({"probes": [probe("padding", 1.2)]}, groups(80, longer_wins=1.0))
     rows = {row["name"]: row for row in plan["proposals"] if row["stage"] == "training"}
     assert set(rows) == {"label-smoothing", "consistency", "odin"}, "length tells the labels: few are doubted"
     assert not any(row["auto"] for row in rows.values())
