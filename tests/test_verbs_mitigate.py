@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -110,6 +111,60 @@ def test_adjustments_are_fitted_on_pairs_kept_out(run, tmp_path):
     assert meta["config"]["epochs"] == 2
     assert meta["config"]["loss"]["label_smoothing"] == 0.1
     assert meta["config"]["learning_rate"] == 1e-3  # as the first model
+
+
+def test_what_is_read_is_not_written_over(mended, capsys):
+    words, _ = mended
+    output = words[words.index("--output") + 1]
+    ours = {"rm": f"{output}/rm", "--audit": f"{output}/audit-before.json", "--data": f"{output}/data/train.jsonl"}
+    for option, path in ours.items():
+        asked = ["mitigate", ours["rm"] if option == "rm" else words[1], "--data",
+                 path if option == "--data" else words[3], "--output", output, "--overwrite"]  # fmt: skip
+        capsys.readouterr()
+        assert main([*asked, *(["--audit", path] if option == "--audit" else [])]) == 2
+        assert f"{path} is part of what mitigate writes" in capsys.readouterr().err
+    for path in ours.values():
+        assert Path(path).exists()
+
+
+def test_a_mistake_beside_overwrite_deletes_nothing(mended, capsys):
+    words, folder = mended
+    assert main([*words, "--overwrite", "--model", "nowhere", "--probe", "magic"]) == 2
+    assert (folder / "mended" / "rm").is_dir()
+
+
+def test_a_gate_is_held_against_held_out_pairs_where_nothing_is_to_be_mended(mended, run, tmp_path):
+    _, folder = mended
+    audit = json.loads((folder / "mended" / "audit-before.json").read_text())
+    sound = {**audit, "probes": [row | {"fault": False} for row in audit["probes"]]}
+    (tmp_path / "sound.json").write_text(json.dumps(sound))
+    (tmp_path / "gate.toml").write_text("[evaluation]\nmin_accuracy = 0.999\n")
+    words = ["--audit", str(tmp_path / "sound.json"), "--gate", str(tmp_path / "gate.toml"), "--device", "cpu"]
+    code, out, err = run(*words, "--output", str(tmp_path / "b"), "--eval-data", "dev.jsonl", "--quiet", "--json")
+    assert code == 1, err
+    result = json.loads(out)
+    assert result["nothing"]
+    assert [row["key"] for row in result["gate"]["before"]["failed"]] == ["min_accuracy"]
+
+
+def test_another_gate_in_the_same_file_is_another_verdict(mended):
+    words, _ = mended
+    gate = Path(words[words.index("--gate") + 1])
+    before = gate.read_text()
+    gate.write_text("[evaluation]\nmin_accuracy = 0.999\n")
+    assert main(words) == 1
+    gate.write_text(before)
+    assert main(words) == 0
+
+
+def test_too_few_pairs_to_fit_on_are_said_before_training(run, tmp_path):
+    for words in ([], ["--dev-data", "few.jsonl"]):
+        Path("few.jsonl").write_text("".join(Path("dev.jsonl").read_text().splitlines(keepends=True)[:9]))
+        output = tmp_path / str(len(words))
+        code, _, err = run(*ASKED, "--output", str(output), "--take", "length-calibration", *words)
+        assert code == 2
+        assert "at least 20 are needed" in err
+        assert not (output / "training.json").exists()
 
 
 def test_without_a_cache_nothing_is_scored_twice(run, tmp_path, monkeypatch):

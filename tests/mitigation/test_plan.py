@@ -151,7 +151,8 @@ def test_words_of_take():
     taken = taken_of(["praise", "padding", "balance"], proposals)
     # in the order of the table; padding as proposed, praise as the table has it
     assert [t.word for t in taken] == ["padding=0.1:rejected", "praise=0.1:rejected", "balance"]
-    assert taken_of(["auto", "padding=0.5:tie"], proposals)[0].word == "padding=0.5:tie"
+    for words in (["auto", "padding=0.5:tie"], ["padding=0.5:tie", "auto"]):
+        assert taken_of(words, proposals)[0].word == "padding=0.5:tie"
     assert taken_of(["belief"], [])[0].word == "belief=0.1"
     for word, says in (("magic", "no remedy"), ("bound=1", "no share"), ("padding=2", "no share from 0 to 1")):
         with pytest.raises(ConfigError, match=says):

@@ -162,17 +162,14 @@ class Taken:
 def taken_of(words: Sequence[str], proposals: Sequence[Mapping[str, Any]]) -> list[Taken]:
     """What `--take` names: `auto` is what the plan marks so, NAME or KIND=SHARE:VERDICT anything in the table.
 
-    A kind that the plan proposes is taken as proposed unless the word says otherwise. ConfigError for a name that is
-    none, or none that the plan could apply.
+    A kind that the plan proposes is taken as proposed unless the word says otherwise, be it before `auto` or behind it.
+    ConfigError for a name that is none, or none that the plan could apply.
     """
     proposed = {row["name"]: row for row in proposals}
     found: dict[str, Taken] = {}
-    for word in words:
-        if word == AUTO:
-            for row in proposals:
-                if row["auto"]:
-                    found[row["name"]] = _taken(row["word"])
-            continue
+    if AUTO in words:
+        found = {row["name"]: _taken(row["word"]) for row in proposals if row["auto"]}
+    for word in (word for word in words if word != AUTO):
         name = word.partition("=")[0]
         if name not in BY_NAME:
             raise ConfigError(f"--take {word}: no remedy is named {name!r}; there are: auto, {', '.join(BY_NAME)}")
