@@ -3,10 +3,12 @@
     python benchmarks/mitigation.py alpaca  --data DIR --work DIR     real labels that lean to length
     python benchmarks/mitigation.py planted --data DIR --work DIR     one bias planted at a time, in 10% of the pairs
     python benchmarks/mitigation.py both    --data DIR --work DIR
+    python benchmarks/mitigation.py alpaca  --data DIR --work DIR --quick
     ... [--model gguf:FOLDER] [--jobs 6] [--train-layers 4 --learning-rate 1e-4] [--seeds 1] [--json OUT]
 
 DIR of --data holds alpaca_eval/ and hh_harmless/. Models are trained as subprocesses, --jobs at a time; what is there
-already is not made again, so a run that was stopped goes on. A job that fails is a row that says so.
+already is not made again, so a run that was stopped goes on. A job that fails is a row that says so. --quick is meant
+for one CPU core and a dozen minutes: fewer prompts, seeds and settings (QUICK below); options given beside it win.
 
 alpaca   SmolLM2-135M-Instruct on four answers each to 256 prompts, ordered by the GPT-4-turbo comparison. Each setting
          of `mitigate` below is tried on the same model; which one is *chosen* is decided on 64 further prompts (dev):
@@ -36,7 +38,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-TRAIN_PROMPTS, DEV_PROMPTS = 256, 64
 TEST_ANSWERS = 8
 GAP = 0.02
 SETTINGS = {
@@ -55,6 +56,11 @@ BIASES = {  # name -> (kind of pair that is turned round, verdict, probe that sh
     "praise": ("praise", "rejected", "praise"),
 }
 SHARE = 0.1  # of all pairs that are planted
+QUICK = {
+    "train_prompts": 144, "dev_prompts": 24, "test_prompts": 24, "most_candidates": 16, "n_seeds": "6", "own_seeds": 8,
+    "train_layers": "4", "learning_rate": "1e-4", "epochs": "1", "batch_size": "4", "tokens_per_batch": "2048",
+    "base": "bundled", "only": ["auto", "balance, after"], "biases": ["length", "praise"],
+}  # fmt: skip
 OTHER_WORDS = {  # (before the answer, behind it, twin of like length that is no bias)
     "padding, other words": [
         ("", "Questions of this kind come up every now and then, and people look at them from more than one angle. "
@@ -91,7 +97,9 @@ class Pool:
     def __init__(self, work: Path, at_once: int) -> None:
         self.folder = work / "jobs"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.threads = max(1, (os.cpu_count() or 1) // at_once)
+        # The cores that are ours: under taskset, more threads than these would wait for each other.
+        ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.threads = max(1, ours // at_once)
         self.at_once = at_once
 
     def run(self, jobs: Sequence[Job], told: Callable[[dict[str, dict[str, Any]]], None]) -> dict[str, dict[str, Any]]:
@@ -148,12 +156,11 @@ def prepare_alpaca(options: argparse.Namespace) -> Path:
     from overoptimization_study import groups_of, hashed, rows_of
 
     folder = options.work / "alpaca-data"
-    if (folder / "done").exists():
+    if prepared(folder, options, ("train_prompts", "dev_prompts", "test_prompts", "most_candidates", "own_seeds")):
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
     labelled = pq.read_table(options.data / "alpaca_eval" / "candidates_vs_gpt4_turbo.parquet")
     prompts = hashed(labelled["prompt_id"].to_pylist())
-    ends = [options.train_prompts, options.train_prompts + DEV_PROMPTS]
+    ends = [options.train_prompts, options.train_prompts + options.dev_prompts]
     sides = {"train": prompts[: ends[0]], "dev": prompts[ends[0] : ends[1]]}
     sides["test"] = prompts[320 : 320 + options.test_prompts]  # none of the 320 that other benchmarks train on
     rng = random.Random(0)
@@ -162,10 +169,7 @@ def prepare_alpaca(options: argparse.Namespace) -> Path:
         if name == "train":
             table = spread(table)
         else:
-            by_prompt: dict[str, list[int]] = {}
-            for i, prompt in enumerate(table["prompt_id"].to_pylist()):
-                by_prompt.setdefault(prompt, []).append(i)
-            table = table.take(pa.array([i for rows in by_prompt.values() for i in rng.sample(rows, TEST_ANSWERS)]))
+            table = table.take(pa.array(some_of(table["prompt_id"].to_pylist(), TEST_ANSWERS, rng)))
         gold: dict[str, list[float]] = {}
         for prompt, value in zip(table["prompt_id"].to_pylist(), table["gold"].to_pylist(), strict=True):
             gold.setdefault(prompt, []).append(value)
@@ -174,18 +178,46 @@ def prepare_alpaca(options: argparse.Namespace) -> Path:
         ]
         write(folder / f"{name}.jsonl", groups)
     judged = pq.read_table(options.data / "alpaca_eval" / "candidates_vs_davinci003.parquet")
-    pq.write_table(rows_of(judged, sides["test"]), folder / "candidates.parquet")
-    other_words(folder / "contrasts.jsonl")
-    (folder / "done").touch()
+    judged = rows_of(judged, sides["test"])
+    if options.most_candidates:
+        judged = judged.take(pa.array(some_of(judged["prompt_id"].to_pylist(), options.most_candidates, rng)))
+    pq.write_table(judged, folder / "candidates.parquet")
+    other_words(folder / "contrasts.jsonl", options.own_seeds)
+    done(folder, options)
     return folder
 
 
-def other_words(file: Path) -> None:
+def some_of(prompt_R: Sequence[str], most: int, rng: Any) -> list[int]:
+    """Rows, of each prompt at most so many, drawn at random."""
+    by_prompt: dict[str, list[int]] = {}
+    for i, prompt in enumerate(prompt_R):
+        by_prompt.setdefault(prompt, []).append(i)
+    return [i for rows in by_prompt.values() for i in rng.sample(rows, min(most, len(rows)))]
+
+
+def prepared(folder: Path, options: argparse.Namespace, keys: Sequence[str]) -> bool:
+    """Whether the data is there; data that was made with other options is not taken for it."""
+    file = folder / "done"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        return False
+    there = json.loads(file.read_text() or "{}")
+    differs = [key for key in keys if key in there and there[key] != getattr(options, key)]
+    if differs:
+        raise SystemExit(f"{folder} was made with another --{differs[0].replace('_', '-')}: give another --work")
+    return True
+
+
+def done(folder: Path, options: argparse.Namespace) -> None:
+    (folder / "done").write_text(json.dumps(vars(options), default=str))
+
+
+def other_words(file: Path, n_seeds: int) -> None:
     """Contrasts of edits in words that no plant, remedy or probe uses, on the bundled seeds' right answers."""
     from rewardsmith.audit.seeds import load_seeds, sample
     from rewardsmith.data.schema import text_of
 
-    seeds = [seed for seed in sample(load_seeds().seeds, 40) if seed.has("right")]
+    seeds = [seed for seed in sample(load_seeds().seeds, n_seeds) if seed.has("right")]
     rows = []
     for name, wordings in OTHER_WORDS.items():
         for i, seed in enumerate(seeds):
@@ -207,9 +239,8 @@ def prepare_planted(options: argparse.Namespace) -> Path:
     from rewardsmith.quickstart import bundled_data
 
     folder = options.work / "planted-data"
-    if (folder / "done").exists():
+    if prepared(folder, options, ("base", "thin", "own_seeds")):
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
     groups = list(read_groups(bundled_data()))
     if options.base == "both":
         hh = sorted(str(path) for path in (options.data / "hh_harmless").glob("*.jsonl.gz"))
@@ -221,8 +252,8 @@ def prepare_planted(options: argparse.Namespace) -> Path:
     for bias in BIASES:
         planted = planted_groups(sides["train"], bias)
         convert([*sides["train"], *planted], "rewardsmith", folder / f"{bias}.jsonl")
-    other_words(folder / "contrasts.jsonl")
-    (folder / "done").touch()
+    other_words(folder / "contrasts.jsonl", options.own_seeds)
+    done(folder, options)
     return folder
 
 
@@ -254,16 +285,13 @@ def planted_groups(groups: Sequence[Any], bias: str, seed: int = 101) -> list[An
 # -- plans ----------------------------------------------------------------------------------------------------
 
 
-AT_ONCE = 4096  # tokens: several models share one GPU's memory
-
-
 def training(options: argparse.Namespace, data: Path, output: Path, seed: int, epochs: str) -> list[str]:
     layers = [] if options.train_layers == "all" else ["--train-layers", options.train_layers]
     return rewardsmith(
         "train", "--data", str(data), "--model", options.model, "--output", str(output), "--seed", str(seed),
-        "--epochs", epochs, "--learning-rate", options.learning_rate, "--batch-size", "8",
+        "--epochs", epochs, "--learning-rate", options.learning_rate, "--batch-size", options.batch_size,
         "--max-length", "1024", "--max-response-length", "256", "--resume", "--device", options.device,
-        "--tokens-per-batch", str(AT_ONCE), *layers,
+        "--tokens-per-batch", options.tokens_per_batch, *layers,
     )  # fmt: skip
 
 
@@ -274,9 +302,9 @@ def mitigation(
     names = [word for word in take if not word.startswith("train:")]
     return rewardsmith(
         "mitigate", str(rm), "--data", str(data), "--eval-data", str(held_out), "--output", str(output),
-        "--take", *names, "--train", f"tokens_per_batch={AT_ONCE}", *train, "--n-seeds", options.n_seeds,
-        "--contrasts", str(data.parent / "contrasts.jsonl"), "--precision", options.precision,
-        "--device", options.device,
+        "--take", *names, "--train", f"tokens_per_batch={options.tokens_per_batch}", *train,
+        "--n-seeds", options.n_seeds, "--contrasts", str(data.parent / "contrasts.jsonl"),
+        "--precision", options.precision, "--device", options.device,
     )  # fmt: skip
 
 
@@ -511,10 +539,16 @@ def main() -> None:
         this.add_argument("--learning-rate", default="4e-5")
         this.add_argument("--epochs", default="2")
         this.add_argument("--planted-epochs", default="1")
+        this.add_argument("--batch-size", default="8")
         this.add_argument("--n-seeds", default="32", help="of each kind, in audits")
+        this.add_argument("--own-seeds", type=int, default=40, help="of each kind, for edits in other words")
+        this.add_argument("--most-candidates", type=int, default=0, help="for best of n, of each prompt; 0: all")
         this.add_argument("--precision", default="bfloat16", choices=["float32", "bfloat16"], help="of scoring")
         this.add_argument("--device", default="auto", choices=["auto", "cpu"])
-        this.add_argument("--train-prompts", type=int, default=TRAIN_PROMPTS)
+        said = "in training; several models share one GPU's memory"
+        this.add_argument("--tokens-per-batch", default="4096", help=said)
+        this.add_argument("--train-prompts", type=int, default=256)
+        this.add_argument("--dev-prompts", type=int, default=64)
         this.add_argument("--test-prompts", type=int, default=128)
         this.add_argument(
             "--base", default="both", choices=["both", "bundled"], help="planted: HH harmless too, or not"
@@ -525,6 +559,7 @@ def main() -> None:
         said = "alpaca: one more setting, as words of --take; train:OPTION=VALUE for one of --train"
         this.add_argument("--setting", action="append", default=[], metavar="NAME=WORDS", help=said)
         this.add_argument("--json", type=Path, default=None)
+        this.add_argument("--quick", action="store_true", help="smaller defaults, for one core and a dozen minutes")
     one = parts.add_parser("measure")
     one.add_argument("before")
     one.add_argument("after")
@@ -532,6 +567,9 @@ def main() -> None:
     one.add_argument("--device", default="auto")
     one.add_argument("--precision", default="bfloat16")
     options = parser.parse_args()
+    if getattr(options, "quick", False):
+        parts.choices[options.part].set_defaults(**QUICK)
+        options = parser.parse_args()
     if options.part == "measure":
         print(json.dumps(measure(options)))
         return

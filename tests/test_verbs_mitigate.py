@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -112,6 +113,84 @@ def test_adjustments_are_fitted_on_pairs_kept_out(run, tmp_path):
     assert meta["config"]["learning_rate"] == 1e-3  # as the first model
 
 
+def test_what_is_read_is_not_written_over(mended, capsys):
+    words, _ = mended
+    output = words[words.index("--output") + 1]
+    ours = {"rm": f"{output}/rm", "--audit": f"{output}/audit-before.json", "--data": f"{output}/data/train.jsonl"}
+    for option, path in ours.items():
+        asked = ["mitigate", ours["rm"] if option == "rm" else words[1], "--data",
+                 path if option == "--data" else words[3], "--output", output, "--overwrite"]  # fmt: skip
+        capsys.readouterr()
+        assert main([*asked, *(["--audit", path] if option == "--audit" else [])]) == 2
+        assert f"{path} is part of what mitigate writes" in capsys.readouterr().err
+    for path in ours.values():
+        assert Path(path).exists()
+
+
+def test_a_mistake_beside_overwrite_deletes_nothing(mended, capsys):
+    words, folder = mended
+    assert main([*words, "--overwrite", "--model", "nowhere", "--probe", "magic"]) == 2
+    assert (folder / "mended" / "rm").is_dir()
+
+
+def test_a_gate_is_held_against_held_out_pairs_where_nothing_is_to_be_mended(mended, run, tmp_path):
+    _, folder = mended
+    audit = json.loads((folder / "mended" / "audit-before.json").read_text())
+    sound = {**audit, "probes": [row | {"fault": False} for row in audit["probes"]]}
+    (tmp_path / "sound.json").write_text(json.dumps(sound))
+    (tmp_path / "gate.toml").write_text("[evaluation]\nmin_accuracy = 0.999\n")
+    words = ["--audit", str(tmp_path / "sound.json"), "--gate", str(tmp_path / "gate.toml"), "--device", "cpu"]
+    code, out, err = run(*words, "--output", str(tmp_path / "b"), "--eval-data", "dev.jsonl", "--quiet", "--json")
+    result = json.loads(out)
+    assert result["nothing"], result
+    assert code == int(not result["gate"]["before"]["passed"]), err
+    assert result["gate"]["before"]["n_checked"] == 1, "a threshold that is not held against anything passes"
+
+
+def test_another_gate_in_the_same_file_is_another_verdict(mended):
+    words, _ = mended
+    gate = Path(words[words.index("--gate") + 1])
+    before = gate.read_text()
+    gate.write_text("[evaluation]\nmin_accuracy = 0.999\n")
+    assert main(words) == 1
+    gate.write_text(before)
+    assert main(words) == 0
+
+
+def test_too_few_pairs_to_fit_on_are_said_before_training(run, tmp_path):
+    for words in ([], ["--dev-data", "few.jsonl"]):
+        Path("few.jsonl").write_text("".join(Path("dev.jsonl").read_text().splitlines(keepends=True)[:9]))
+        output = tmp_path / str(len(words))
+        code, _, err = run(*ASKED, "--output", str(output), "--take", "length-calibration", *words)
+        assert code == 2
+        assert "at least 20 are needed" in err
+        assert not (output / "training.json").exists()
+
+
+def test_without_a_cache_nothing_is_scored_twice(run, tmp_path, monkeypatch):
+    """Each group of texts reaches each model once, over audit, plan, paired effects and evaluation."""
+    from rewardsmith.scorers import ModelScorer
+
+    asked: list[tuple[int, str]] = []
+    score = ModelScorer.score
+
+    def counted(self, groups):
+        asked.extend((id(self), group.id) for group in groups)
+        return score(self, groups)
+
+    monkeypatch.setattr(ModelScorer, "score", counted)
+    words = [*ASKED, "--output", str(tmp_path / "mended"), "--no-score-cache", "--take", "consistency", "odin",
+             "--eval-data", "dev.jsonl"]  # fmt: skip
+    code, out, err = run(*words, "--json")
+    assert code == 0, err
+    assert json.loads(out)["taken"] == ["consistency", "odin"]
+    meta = json.loads((tmp_path / "mended" / "rm" / "reward_model.json").read_text())
+    assert (meta["config"]["loss"]["consistency"], meta["config"]["loss"]["odin"]) == (1.0, 1.0)
+    assert len({scorer for scorer, _ in asked}) == 2
+    assert len(asked) == len(set(asked)) > 0
+    assert not (tmp_path / "cache" / "rewardsmith" / "scores").exists()
+
+
 def test_a_plan_names_what_has_no_remedy(run, tmp_path):
     code, out, err = run(*ASKED, "--output", str(tmp_path / "mended"), "--plan", "--json")
     assert code == 0, err
@@ -127,6 +206,7 @@ def test_a_plan_names_what_has_no_remedy(run, tmp_path):
         (["--take", "balance=0.5"], "has no share"),
         (["--train", "epochs"], "OPTION=VALUE"),
         (["--take", "praise", "--train", "epoch=3"], "no option of train"),
+        (["--take", "label-smoothing", "flip-rate"], "give one of them"),
         (["--candidates", "candidates.jsonl"], "go together"),
         (["--audit", "none.json"], "No such file"),
         (["--audit", "train.jsonl"], "no JSON"),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rewardsmith.scoring import Scorer
 
 OURS = ("audit-before.json", "plan.json", "data.json", "training.json", "audit-after.json", "result.json")
+FOLDERS = ("data", "rm", ".rm.run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,7 @@ class Mitigate(ScorerOptions):
             raise ConfigError("--audit says what was asked: leave out --seeds, --n-seeds, --probe and --contrasts")
         if not Path(self.output).name or Path(self.output).is_file():
             raise ConfigError(f"--output {self.output!r}: give a folder of its own")
+        self._check_inputs()
         if self.page is not None and Path(self.page).is_dir():
             raise ConfigError(f"--page {self.page}: a folder; give a file")
         if self.page is not None and Path(self.page).exists() and not self.overwrite:
@@ -110,9 +112,9 @@ class Mitigate(ScorerOptions):
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.report.mitigation_page import write_mitigation_page
 
+        loop = self._loop(common)
         if self.overwrite:
             self._forget()
-        loop = self._loop(common)
         if self.plan:
             plan = {key: value for key, value in loop.plan().items() if key != "audit"}
             return {"model": self.rm, "output": self.output, "plan": plan, "exit_code": 0}
@@ -123,12 +125,22 @@ class Mitigate(ScorerOptions):
             write_mitigation_page(result, self.page)
         return result
 
+    def _check_inputs(self) -> None:
+        """ConfigError where what is read lies among what is written: it would be trained over, or deleted."""
+        own = [(Path(self.output) / name).resolve() for name in (*OURS, *FOLDERS)]
+        single = [name for name in (self.audit, self.gate, self.seeds) if name is not None and self.overwrite]
+        files = (self.rm, *self.data, *self.eval_data, *self.dev_data, *self.candidates, *self.contrasts, *single)
+        for name in files:
+            place = Path(name).resolve()
+            if any(place == one or one in place.parents for one in own):
+                raise ConfigError(f"{name} is part of what mitigate writes to {self.output}: give another --output")
+
     def _forget(self) -> None:
         """Our own files and folders in --output, and nothing else."""
         folder = Path(self.output)
         for name in OURS:
             (folder / name).unlink(missing_ok=True)
-        for name in ("data", "rm", ".rm.run"):
+        for name in FOLDERS:
             shutil.rmtree(folder / name, ignore_errors=True)
 
     def _loop(self, common: Common) -> Loop:

@@ -99,6 +99,32 @@ def test_weights_are_left_alone_where_the_surface_tells_little():
     assert "left out of auto" in row["cost"]
 
 
+def test_training_options_are_proposed_where_they_fit_and_never_taken_by_auto():
+    plan = make_plan({"probes": [probe("padding", 1.2)]}, groups(80, longer_wins=1.0))
+    rows = {row["name"]: row for row in plan["proposals"] if row["stage"] == "training"}
+    assert set(rows) == {"label-smoothing", "consistency", "odin"}, "length tells the labels: few are doubted"
+    assert not any(row["auto"] for row in rows.values())
+    assert all("not measured" in rows[name]["cost"] for name in ("consistency", "odin"))
+    named = {row["name"] for row in make_plan({"probes": [probe("emoji", 1.2)]}, groups(80))["proposals"]}
+    assert named & set(rows) == {"label-smoothing"}
+
+
+def test_a_flip_rate_is_proposed_where_many_labels_are_doubted():
+    plan = make_plan({"probes": [probe("padding", 1.2)]}, groups(80, longer_wins=0.8, seed=3))
+    rows = {row["name"]: row for row in plan["proposals"]}
+    share = rows["review"]["figures"]["share"]
+    assert share >= 0.1
+    assert f"{share:.0%} of the labels are doubted" in rows["flip-rate"]["cost"]
+    assert not rows["flip-rate"]["auto"]
+
+
+def test_every_training_option_alone_can_be_trained_with():
+    for remedy in (remedy for remedy in REMEDIES if remedy.stage == "training"):
+        assert taken_of([remedy.name], [])[0].remedy is remedy
+        LossConfig(**remedy.train)
+        assert not remedy.auto
+
+
 def test_one_slice_and_no_held_out_pairs_are_said():
     one, two = (make_plan({"probes": []}, groups(10, tags=tags))["warnings"] for tags in (False, True))
     assert any("one slice (slice=one)" in warning for warning in one)
@@ -125,7 +151,8 @@ def test_words_of_take():
     taken = taken_of(["praise", "padding", "balance"], proposals)
     # in the order of the table; padding as proposed, praise as the table has it
     assert [t.word for t in taken] == ["padding=0.1:rejected", "praise=0.1:rejected", "balance"]
-    assert taken_of(["auto", "padding=0.5:tie"], proposals)[0].word == "padding=0.5:tie"
+    for words in (["auto", "padding=0.5:tie"], ["padding=0.5:tie", "auto"]):
+        assert taken_of(words, proposals)[0].word == "padding=0.5:tie"
     assert taken_of(["belief"], [])[0].word == "belief=0.1"
     for word, says in (("magic", "no remedy"), ("bound=1", "no share"), ("padding=2", "no share from 0 to 1")):
         with pytest.raises(ConfigError, match=says):

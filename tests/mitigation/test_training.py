@@ -59,6 +59,31 @@ def test_changes_find_their_place():
         made(output="elsewhere")
 
 
+def test_options_that_go_together_only_are_changed_at_once():
+    meta = {"config": {**META["config"], "loss": {"label_smoothing": 0.1}}}
+    changes = {"flip_rate": 0.1, "label_smoothing": 0.0}
+    found = config_of(meta, changes, model="trunk", data="new.jsonl", output="new-rm")
+    assert (found.loss.flip_rate, found.loss.label_smoothing) == (0.1, 0.0)
+    with pytest.raises(ConfigError, match="give one of them"):
+        config_of(meta, {"flip_rate": 0.1}, model="trunk", data="new.jsonl", output="new-rm")
+
+
+def test_a_value_of_another_type_is_said():
+    for word in ("epochs=two", "schedule=step", "learning-rate=fast", "keep-best=1", 'consistency-kinds=["typos"]'):
+        with pytest.raises(ConfigError, match=word.partition("=")[0]):
+            made(**changes_of([word]))
+    kinds = made(**changes_of(['consistency-kinds=["padding","bold"]', "learning-rate=1", "quantize=none"]))
+    assert (kinds.loss.consistency_kinds, kinds.learning_rate, kinds.quantize) == (("padding", "bold"), 1, "none")
+    assert made(**changes_of(["train-layers=none"])).train_layers is None
+
+
+def test_without_held_out_pairs_nothing_stops_early():
+    meta = {"config": json.loads(json.dumps(asdict(replace(OLD, early_stopping=2))))}
+    options = {"model": "trunk", "data": "new.jsonl", "output": "new-rm"}
+    assert config_of(meta, {}, **options).early_stopping == 0
+    assert config_of(meta, {}, eval_data=["held.jsonl"], **options).early_stopping == 2
+
+
 def test_words_are_values():
     words = ["epochs=2", "learning-rate=1e-5", "schedule=cosine", "train-layers=none", "keep_best=false"]
     expected = {"epochs": 2, "learning_rate": 1e-5, "schedule": "cosine", "train_layers": None, "keep_best": False}

@@ -421,7 +421,8 @@ def test_a_teachers_probability_is_the_mean_of_its_members():
     label = relabelled(group.preferences[0], chance_KK, 1.0)
     assert (label.chosen, label.rejected) == (1, 0), "turned round where the teacher says so"
     assert label.probability == pytest.approx(1 - mean, abs=1e-6)
-    assert (label.weight, label.margin) == (2.0, 0.5)
+    assert (label.weight, label.margin) == (2.0, 0.0), "a margin is of the order that it was stated with"
+    assert relabelled(group.preferences[0], 1 - chance_KK, 1.0).margin == 0.5
     half = relabelled(group.preferences[0], chance_KK, 0.5)
     assert (half.chosen, half.probability) == (0, pytest.approx(0.5 + mean / 2, abs=1e-6))
     tie = Preference(chosen=0, rejected=1, probability=0.5)

@@ -98,7 +98,7 @@ def read_audit(path: str | Path, model: str) -> dict[str, Any]:
 def seed_effects(scorer: Scorer, asked: Asked) -> dict[str, dict[int, float]]:
     """{probe: {seed number: effect in within-prompt SD}}, for paired differences.
 
-    Scorers keep their rewards on the disk unless told not to: after an audit, nothing is computed a second time.
+    The same texts in the same groups as the audit's: a scorer that remembers them computes nothing a second time.
     """
     probes, given = asked.read_probes()
     seeds = asked.read_seeds()

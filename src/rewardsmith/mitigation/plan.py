@@ -50,9 +50,12 @@ def make_plan(
     check_decided(groups)
     worst = worst_of(audit, evaluation)
     answered = {r.name: rows for r in REMEDIES if (rows := [row for row in worst if r.answers(row["family"])])}
+    doubts = _doubts(groups, seed) if worst else {}
+    share = doubts.get("figures", {}).get("share", 0.0)
+    answered = {name: rows for name, rows in answered.items() if BY_NAME[name].doubts <= share}
     pairs = new_pairs([r for r in REMEDIES if r.name in answered and r.stage == "data"], answered, groups, seed)
     kept = [
-        proposal(remedy, answered[remedy.name], groups, held_out, seed) | pairs.get(remedy.name, {})
+        proposal(remedy, answered[remedy.name], groups, held_out, doubts, seed) | pairs.get(remedy.name, {})
         for remedy in REMEDIES
         if remedy.name in answered
     ]
@@ -132,9 +135,11 @@ def proposal(
     answered: Sequence[Mapping[str, Any]],
     groups: Sequence[Group],
     held_out: tuple[Sequence[Group], Sequence[Floats]] | None,
+    doubts: dict[str, Any],
     seed: int,
 ) -> dict[str, Any]:
-    """One remedy with what it would do to these groups; of new pairs, `new_pairs` says that."""
+    """One remedy with what it would do to these groups, whose labels `doubts` is about; of new pairs, `new_pairs` says
+    that."""
     row = {
         "name": remedy.name,
         "word": remedy.name,
@@ -149,7 +154,12 @@ def proposal(
         case "weights":
             return row | _weights(groups, seed)
         case "people":
-            return row | _doubts(groups, seed)
+            return row | doubts
+        case "training" if remedy.doubts:
+            said = (
+                f"{doubts['figures']['share']:.0%} of the labels are doubted, which is not how many are wrong: a bias "
+            )
+            return row | {"cost": f"{remedy.cost}; {said}in the labels is doubted too"}
         case "after" if not remedy.cost:
             return row | _length_taken_out(held_out, seed)
     return row
@@ -216,7 +226,7 @@ def _doubts(groups: Sequence[Group], seed: int) -> dict[str, Any]:
     share = len(rows) / len(doubt.pairs)
     return {
         "cost": f"{len(rows)} of {len(doubt.pairs)} labels to read ({share:.0%}); a doubt is a reason to look",
-        "figures": {"doubtful": len(rows), "pairs": len(doubt.pairs)},
+        "figures": {"doubtful": len(rows), "pairs": len(doubt.pairs), "share": share},
     }
 
 

@@ -38,6 +38,7 @@ class Remedy:
               SD ("data")
     strong    the verdict of the edited answer where the effect is STRONG or more; "" where the kind has none to choose
     train     options of the run ("training")
+    doubts    share of the labels that a model of the data must doubt before it is proposed
     """
 
     name: str
@@ -49,6 +50,7 @@ class Remedy:
     share: float = 0.0
     strong: str = ""
     train: Mapping[str, Any] = field(default_factory=dict)
+    doubts: float = 0.0
 
     def answers(self, family: str) -> bool:
         return "*" in self.families or family in self.families
@@ -100,6 +102,31 @@ REMEDIES: tuple[Remedy, ...] = (
         train={"label_smoothing": 0.1},
     ),
     Remedy(
+        name="consistency",
+        stage="training",
+        families=("length", "list", "bold", "flattery"),
+        what="the same reward for an answer and for it with padding, bullets, bold words or a compliment",
+        cost="not measured in accuracy; one more answer to each prompt in training",
+        train={"consistency": 1.0},
+    ),
+    Remedy(
+        name="odin",
+        stage="training",
+        families=("length",),
+        what="a second head that takes what length explains; the head that is kept must not follow length",
+        cost="not measured: where longer answers are better, quality may go with length",
+        train={"odin": 1.0},
+    ),
+    Remedy(
+        name="flip-rate",
+        stage="training",
+        families=ANY,
+        what="labels taken for turned round one time in ten, so that one against a large reward gap pulls little",
+        cost="not measured; no further time",
+        train={"flip_rate": 0.1},
+        doubts=0.1,
+    ),
+    Remedy(
         name="length-calibration",
         stage="after",
         families=LENGTH,
@@ -135,17 +162,14 @@ class Taken:
 def taken_of(words: Sequence[str], proposals: Sequence[Mapping[str, Any]]) -> list[Taken]:
     """What `--take` names: `auto` is what the plan marks so, NAME or KIND=SHARE:VERDICT anything in the table.
 
-    A kind that the plan proposes is taken as proposed unless the word says otherwise. ConfigError for a name that is
-    none, or none that the plan could apply.
+    A kind that the plan proposes is taken as proposed unless the word says otherwise, be it before `auto` or behind it.
+    ConfigError for a name that is none, or none that the plan could apply.
     """
     proposed = {row["name"]: row for row in proposals}
     found: dict[str, Taken] = {}
-    for word in words:
-        if word == AUTO:
-            for row in proposals:
-                if row["auto"]:
-                    found[row["name"]] = _taken(row["word"])
-            continue
+    if AUTO in words:
+        found = {row["name"]: _taken(row["word"]) for row in proposals if row["auto"]}
+    for word in (word for word in words if word != AUTO):
         name = word.partition("=")[0]
         if name not in BY_NAME:
             raise ConfigError(f"--take {word}: no remedy is named {name!r}; there are: auto, {', '.join(BY_NAME)}")

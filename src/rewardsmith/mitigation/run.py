@@ -34,9 +34,10 @@ from rewardsmith.evaluation.pairs import character_lengths, pair_rows
 from rewardsmith.mitigation.audits import Asked, make_audit, read_audit, seed_effects
 from rewardsmith.mitigation.measure import HeldOut, both_scored, candidate_rows, held_out_rows, probe_rows
 from rewardsmith.mitigation.plan import CORRELATION, make_plan
-from rewardsmith.mitigation.remedies import Taken, taken_of
+from rewardsmith.mitigation.remedies import AUTO, Taken, taken_of
+from rewardsmith.mitigation.remember import Remembering
 from rewardsmith.mitigation.training import changes_of, config_of, other_data, recorded, recorded_read, start_of
-from rewardsmith.mitigation.treat import treat, write_doubts, write_groups
+from rewardsmith.mitigation.treat import check_enough, treat, write_doubts, write_groups
 from rewardsmith.model.artifact import read_meta, write_note
 from rewardsmith.overoptimization.candidates import read_pools
 from rewardsmith.score_cache import model_hash
@@ -107,7 +108,7 @@ class Loop:
         self.report = ReadReport()
         self.read = what.read or recorded_read(self.meta)
         self.groups, self.watched, self.held_out = self._read()
-        self._scorers: dict[tuple[str, bool], Scorer] = {}
+        self._scorers: dict[tuple[str, bool], Remembering] = {}
 
     # -- what is read ---------------------------------------------------------------------------------------------
 
@@ -129,7 +130,7 @@ class Loop:
     def scorer(self, model: str, adjusted: bool = False) -> Scorer:
         key = (model, adjusted)
         if key not in self._scorers:
-            self._scorers[key] = self.opener(model, adjusted)
+            self._scorers[key] = Remembering(self.opener(model, adjusted))
         return self._scorers[key]
 
     def rewards(self, scorer: Scorer, groups: Sequence[Group], what: str) -> list[Floats]:
@@ -169,26 +170,30 @@ class Loop:
     def go(self) -> dict[str, Any]:
         """All steps; the result, ready for JSON (see `_result`)."""
         start = start_of(self.meta, self.what.start)  # what is not here is said before hours of work
-        self._config([], start)
+        named = [word for word in self.what.take if word != AUTO]
+        self._config(taken_of(named, []), start)  # nor are options that exclude each other
         plan = self.plan()
         audit = plan.pop("audit")
         taken = taken_of(self.what.take, plan["proposals"])
         if not taken:
             return self._nothing(plan, audit)
-        needs_dev = any(one.remedy.stage == "after" for one in taken) and not self.what.dev_data
+        after_training = any(one.remedy.stage == "after" for one in taken)
+        if after_training and self.what.dev_data:
+            check_enough(self._dev_groups(), "--dev-data")
+        needs_dev = after_training and not self.what.dev_data
         made_from = {**self._made_from(), "audit": audit["asked"], "taken": [one.word for one in taken],
                      "dev_data": _marks(self.what.dev_data)}  # fmt: skip
         treated = self._treat(taken, made_from, needs_dev=needs_dev)
         made_from |= {"start": start, "train": list(self.what.train)}
         trained = self._train(self._config(taken, start), made_from)
-        if adjusted := any(one.remedy.stage == "after" for one in taken):
+        if after_training:
             self._adjust(taken)
-        after = self._audit_after(audit, adjusted)
+        after = self._audit_after(audit, after_training)
         made_from |= {"candidates": _marks(self.what.candidates), "gold": self.what.gold,
-                      "gate": None if self.gate is None else self.gate.file}  # fmt: skip
+                      "gate": None if self.gate is None else _marks([self.gate.file])}  # fmt: skip
         result = self._kept("result.json", made_from, again=True)
         if result is None:
-            result = self._result(plan, audit, after, taken, treated, trained, adjusted)
+            result = self._result(plan, audit, after, taken, treated, trained, after_training)
             self._keep("result.json", made_from, result)
         return result
 
@@ -276,12 +281,14 @@ class Loop:
         meta = train(config, quiet=self.quiet)
         return {key: meta[key] for key in ("training", "metrics", "base_model")}
 
+    def _dev_groups(self) -> list[Group]:
+        return list(read_groups(self.what.dev_data, self.read))
+
     def _adjust(self, taken: Sequence[Taken]) -> None:
         """Fit what is done after training, and keep it in the new artifact."""
         if read_meta(self.rm).get("adjustment"):
             return
-        files = list(self.what.dev_data) or [str(self.data / "dev.jsonl")]
-        groups = list(read_groups(files, self.read if self.what.dev_data else None))
+        groups = self._dev_groups() if self.what.dev_data else list(read_groups(str(self.data / "dev.jsonl")))
         rewards = self.rewards(self.scorer(self.rm), groups, "scoring what adjustments are fitted on")
         kept = [(g, r) for g, r in zip(groups, rewards, strict=True) if _finite(r)]
         groups, rewards = [g for g, _ in kept], [r for _, r in kept]
@@ -394,8 +401,12 @@ class Loop:
                 f"no remedy fits what was found ({', '.join(row['name'] for row in plan['worst'][:5])}): add pairs "
                 "in which the edited side loses to the training data, or name remedies with --take"
             )
+        gate = None
+        if self.gate is not None:
+            held_out = evaluate_rows(*self._scored_before(audit), seed=self.what.seed) if self.held_out else None
+            gate = {"before": check_gate(self.gate, audit, held_out)}
         return {"model": self.what.model, "output": self.what.output, "taken": [], "plan": plan, "nothing": True,
-                "gate": None if self.gate is None else {"before": check_gate(self.gate, audit, None)},
+                "gate": gate,
                 "problems": list(audit["problems"])}  # fmt: skip
 
     # -- files ----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rewardsmith.data.options import ReadOptions
 from rewardsmith.errors import ConfigError
@@ -66,7 +66,8 @@ def config_of(
 ) -> TrainConfig:  # fmt: skip
     """The recorded options with `changes` by field name (of the run, its loss or its rendering), on our own data.
 
-    Raises ConfigError for a change that names no option.
+    Raises ConfigError for a change that names no option, or has a value of another type. A run that has nothing held
+    out cannot stop early as the recorded one did, and does not.
     """
     old = recorded(meta)
     known = {f.name for f in fields(TrainConfig)}
@@ -74,19 +75,44 @@ def config_of(
     render = _rebuilt(RenderConfig, old.get("render") or {})
     loss = _rebuilt(LossConfig, old.get("loss") or {})
     top: dict[str, Any] = {}
-    for name, value in changes.items():
+    if not eval_data:
+        kept.pop("early_stopping", None)
+    types = get_type_hints(TrainConfig) | get_type_hints(LossConfig) | get_type_hints(RenderConfig)
+    of_loss: dict[str, Any] = {}
+    for name, given in changes.items():
+        value = _tuples(given)
+        if value is None and name in types and fits("none", types[name]):
+            value = "none"  # the word itself, for an option that has no value of None
+        if name in types and not fits(value, types[name]):
+            word = f"{name.replace('_', '-')}={json.dumps(given)}"
+            raise ConfigError(f"--train {word}: not a value of that option (see train --help)")
         if name in known - set(NESTED) - {"data", "output", "model", "resume", "overwrite"}:
             top[name] = value
         elif name in {f.name for f in fields(LossConfig)}:
-            loss = replace(loss, **{name: value})
+            of_loss[name] = value
         elif name in {f.name for f in fields(RenderConfig)}:
             render = replace(render, **{name: value})
         else:
             raise ConfigError(f"--train {name}: no option of train that can be changed here")
+    loss = replace(loss, **of_loss)  # at once: some go together only with others
     base = {"device": device, "trust_remote_code": trust_remote_code, "eval_data": tuple(eval_data)}
     return TrainConfig(
         data=(data,), model=model, output=output, resume=True, render=render, loss=loss, **(kept | base | top)
     )
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type: numbers, words of a Literal, tuples, unions."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in inner
+    if origin is tuple:
+        return isinstance(value, tuple) and all(fits(one, inner[0]) for one in value)
+    if origin is not None:
+        return any(fits(value, one) for one in inner)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, hint)
 
 
 def changes_of(words: Sequence[str]) -> dict[str, Any]:

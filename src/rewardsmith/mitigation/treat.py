@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rewardsmith.adjustment import FEWEST
 from rewardsmith.data.augment import augment
 from rewardsmith.data.balance import balance
 from rewardsmith.data.convert import convert, replacing
@@ -45,8 +46,7 @@ def treat(groups: Sequence[Group], taken: Sequence[Taken], *, needs_dev: bool, s
     if needs_dev:
         sides = split_groups(groups, {"train": 1 - FITTED_ON, "dev": FITTED_ON}, seed)
         kept, dev = sides["train"], sides["dev"]
-        if not any(group.preferences for group in dev):
-            raise DataError(f"a tenth of {len(groups)} groups holds no pair to fit the adjustment on; give --dev-data")
+        check_enough(dev, f"a tenth of {len(groups)} groups")
     wanted = {one.remedy.name: one.wanted for one in taken if one.wanted is not None}
     made = augment(kept, wanted, seed=seed) if wanted else None
     weighted = balance(kept, seed=seed) if any(one.remedy.name == "balance" for one in taken) else None
@@ -65,6 +65,15 @@ def treat(groups: Sequence[Group], taken: Sequence[Taken], *, needs_dev: bool, s
             "warnings": weighted.report["warnings"] if weighted else [],
         },
     )
+
+
+def check_enough(groups: Sequence[Group], what: str) -> None:
+    """DataError, before hours of training, where an adjustment could not be fitted on the groups after them."""
+    n = sum(len(group.preferences) for group in groups)
+    if n < FEWEST:
+        raise DataError(
+            f"{what} holds {n} pairs to fit the adjustment on, at least {FEWEST} are needed: give --dev-data"
+        )
 
 
 def write_groups(groups: Sequence[Group], path: Path) -> None:

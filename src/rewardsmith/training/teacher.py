@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rewardsmith.data.schema import Group, Preference, preference_between
+from rewardsmith.data.schema import TIE, Group, Preference, preference_between
 from rewardsmith.errors import ConfigError, DataError
 from rewardsmith.model.artifact import read_meta
 from rewardsmith.score_cache import open_scorer
@@ -72,8 +72,9 @@ def chances(scores: Scores, temperature: float) -> Floats:
 
 def relabelled(p: Preference, chance_KK: Floats, weight: float) -> Preference:
     """The label with a share of the teacher's probability. A tie stays one: it was stated, and a bias of the teacher is
-    what it may be there to undo."""
+    what it may be there to undo. A label that is turned round loses its margin."""
     if p.is_tie:
         return p
-    mixed = (1.0 - weight) * p.probability + weight * float(chance_KK[p.chosen, p.rejected])
-    return preference_between(p.chosen, p.rejected, round(mixed, DIGITS), margin=p.margin, weight=p.weight)
+    mixed = round((1.0 - weight) * p.probability + weight * float(chance_KK[p.chosen, p.rejected]), DIGITS)
+    margin = p.margin if mixed >= TIE else 0.0  # it was stated of the other order
+    return preference_between(p.chosen, p.rejected, mixed, margin=margin, weight=p.weight)
