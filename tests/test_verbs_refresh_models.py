@@ -10,8 +10,9 @@ import pytest
 
 from rewardsmith.cli import main
 from rewardsmith.data.convert import convert
-from rewardsmith.refresh.models import frozen_tests, is_test, labelled, reference_answers
+from rewardsmith.refresh.models import frozen_tests, reference_answers
 from rewardsmith.refresh.project import open_project
+from rewardsmith.refresh.sides import is_test, labelled
 from tests.refresh.tiny_policy import asked, policy
 
 __all__ = ["policy"]  # a fixture

@@ -13,7 +13,7 @@ import tyro
 from rewardsmith.errors import ConfigError
 from rewardsmith.progress import say
 from rewardsmith.verbs_common import Name, ScorerOptions, at_least, dropped_lines
-from rewardsmith.verbs_label import JudgeOptions, Label
+from rewardsmith.verbs_label import COLUMN, JudgeOptions, Label
 from rewardsmith.verbs_policy import SamplerOptions
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from rewardsmith.training.config import TrainConfig
 
 Folder = Annotated[Name, tyro.conf.arg(metavar="PROJECT")]
-COLUMN = "column:"
 SET_HERE = ("data", "eval_data", "data_weights", "output", "resume", "overwrite")  # by the project, of train's options
 
 
