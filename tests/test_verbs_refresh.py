@@ -12,6 +12,7 @@ from rewardsmith.cli import main
 from rewardsmith.refresh.project import open_project
 from rewardsmith.refresh.sides import is_test, labelled
 from rewardsmith.refresh.status import TRAINED, label_mark
+from rewardsmith.refresh.tables import comparisons, sa
 from tests.refresh.test_propose import words
 
 
@@ -53,12 +54,14 @@ def test_the_whole_way(run, project, tmp_path):
     found = json.loads(out)
     assert (code, found["added"], found["model"]) == (0, 10, None)
     assert any("name a model" in warning for warning in found["warnings"])
+    other = json.loads(run("refresh", "propose", project, "--budget", "9", "--round", "0", "--json")[1])
+    assert any("base policy base itself" in warning for warning in other["warnings"])
     code, out, _ = run("refresh", "propose", project, "--budget", "10")
     assert "0 pairs added, 10 were there; budget 10" in out
     code, out, _ = run("refresh", "status", project)
     pairs = 10 + found["tests"]["added"]
     assert f"round 1: {pairs} pairs proposed, 0 labelled, {pairs} open" in out
-    assert f"next: {pairs} pairs wait for labels" in out
+    assert f"next: pairs wait for labels ({pairs + other['added'] + other['tests']['added']})" in out
 
 
 def test_pairs_of_held_out_prompts_are_drawn_apart_and_blindly(run, project, tmp_path):
@@ -117,6 +120,10 @@ def test_status_names_the_next_step_in_every_state(run, project, tmp_path):
         store.undo("ann", now=3.0, seconds=60, comparison_id=queue[0].id)
         assert verb() == "label"
         assert "or train on those" in following()
+        with store.writing() as connection:  # labelled once, where two labels are wanted
+            connection.execute(
+                sa.update(comparisons).where(comparisons.c.id == queue[1].id).values(overlap=2, is_open=1)
+            )
         store.record_label(queue[0].id, "ann", "b", at=4.0)
 
         def train(name):
@@ -124,6 +131,7 @@ def test_status_names_the_next_step_in_every_state(run, project, tmp_path):
             counts = store.counts(5.0)
             store.set_value(TRAINED, json.dumps({"model": name, "labels": label_mark(counts)}))
 
+        assert "or have the 1 that want one more labelled" in following()
         train("one")
         store.add_model("outside", path="/elsewhere", artifact_hash="x", round=0, at=6.0)
         assert verb() == "gate"
@@ -183,7 +191,7 @@ def test_drift_of_a_project(run, project, tmp_path):
     assert "round 0 is the first" in drift(code=2)
     said("same", 8)
     said("long", 30)
-    assert "no labelled pair" in drift(code=2)
+    assert "0 prompts of rounds before 2 have labels" in drift(code=2)
     longer = drift("--against", "rounds")
     assert (longer["verdict"], longer["round"], longer["n_new"], longer["n_reference"]) == ("due", 2, 60, 60)
     assert "they are longer by" in longer["text"]

@@ -329,5 +329,7 @@ class RefreshStatus:
             gate = {None: "not tried", True: "passed its gate", False: "blocked by its gate"}[model["gate"]]
             lines.append(f"model {model['name']} (round {model['round']}): {gate}")
         release = result["release"]
-        lines.append("nothing is released" if release is None else f"release {release['seq']}: {release['model']}")
+        lines.append(
+            "nothing is released" if release is None else f"{release['note'] or 'released'}: {release['model']}"
+        )
         return "\n".join([*lines, f"next: {result['next']}"])

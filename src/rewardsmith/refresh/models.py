@@ -198,8 +198,11 @@ def gate_model(
     frozen, found = frozen_tests(project, store), labelled(store)
     fresh = found.tests_of(candidate.round)
     known = _inputs(candidate, pointer, options, frozen, fresh)
-    for gate in reversed(store.gates(candidate.name)):
+    trials = store.gates(candidate.name)
+    for gate in reversed(trials):
         if gate.figures.get("inputs") == known:
+            if gate.id != trials[-1].id:  # another trial came between, and `release` goes by the last one
+                store.add_gate(candidate.name, passed=gate.passed, figures=gate.figures, at=at)
             return {**gate.figures, "model": candidate.name, "again": True}
     released = None
     if pointer is not None:
@@ -282,6 +285,14 @@ def release_model(
     if not trials and not force:
         raise ConfigError(f"{candidate.name} was not tried yet: rewardsmith refresh gate, or --force")
     gate = trials[-1].figures if trials else {}
+    pointer = releases.current(project)
+    if pointer is not None and "released" in gate and not force and gate["released"] != pointer.release:
+        now = releases.read_release(project, pointer.release)
+        if now.digest != candidate.artifact_hash:
+            raise ConfigError(
+                f"{candidate.name} was not tried against release {pointer.release}, which is current now: "
+                "rewardsmith refresh gate, or --force"
+            )
     told = {key: gate[key] for key in ("verdict", "reasons", "checks", "options") if key in gate}
     sync(project, store)
     made, new = releases.release(project, project / candidate.path, gate=told, note=note, force=force)
@@ -302,10 +313,11 @@ def rollback_model(project: Path, store: Store, *, to: int | None = None, why: s
 def sync(project: Path, store: Store) -> None:
     """Bring the store's copy of the pointers up to date: the files are what counts, and a kill may fall in between."""
     entries = releases.history(project)
-    for pointer in entries[len(store.releases()) :]:
+    there = {release.seq for release in store.releases()}
+    for pointer in (entry for entry in entries if entry.entry not in there):
         name = _name_of(project, store, releases.read_release(project, pointer.release))
         note = f"{pointer.action} {pointer.release}" + (f": {pointer.why}" if pointer.why else "")
-        store.add_release(name, manifest_hash=pointer.sha256, at=_seconds(pointer.at), note=note)
+        store.add_release(name, manifest_hash=pointer.sha256, at=_seconds(pointer.at), note=note, seq=pointer.entry)
 
 
 def _name_of(project: Path, store: Store, release: releases.Release) -> str:

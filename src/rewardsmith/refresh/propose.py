@@ -469,6 +469,8 @@ def _warnings(
         if short[kind] > 0 and options.shares[kind] > 0:
             if kind == "contested" and not ranked[kind]:
                 why = "no model says how sure it is of these answers" if rewards is not None else "there are no rewards"
+            elif kind == "new-base" and seen.base_policy in seen.policies:
+                why = f"it is the base policy {seen.base_policy} itself that is looked at"
             elif kind == "new-base" and not seen.base:
                 why = f"the base policy {seen.base_policy} has no answers to these prompts"
             else:

@@ -32,7 +32,7 @@ def status(project: Project, store: Store, now: float) -> dict[str, Any]:
         "registered": [
             {"name": m.name, "round": m.round, "parent": m.parent, "gate": gates.get(m.name)} for m in models
         ],
-        "release": None if release is None else {"seq": release.seq, "model": release.model, "at": release.at},
+        "release": None if release is None else asdict(release),
         "next": next_step(project, store, counts, policies),
     }
 
@@ -58,13 +58,14 @@ def next_step(project: Project, store: Store, counts: Counts, policies: Sequence
         return f"choose pairs of round {last} to label: {propose}"
     trained = json.loads(store.value(TRAINED) or "{}")
     is_trained = trained.get("labels") == label_mark(counts)
-    if counts.open:
+    if waiting := store.waiting():
         also = "" if is_trained or not counts.labelled else f"; or train on those that have some: {command('train')}"
-        return f"{counts.open} pairs wait for labels: {command('label')}{also}"
+        return f"pairs wait for labels ({waiting}): {command('label')}{also}"
     if not counts.labelled:
         return f"no pair has a label that counts: propose others: {propose}"
     if not is_trained:
-        return f"train a model on the labels: {command('train')}"
+        more = f"; or have the {counts.open} that want one more labelled: {command('label')}" if counts.open else ""
+        return f"train a model on the labels: {command('train')}{more}"
     release = store.current_release()
     trials = store.gates(trained["model"])
     if release is not None and release.model == trained["model"]:

@@ -11,7 +11,7 @@ import numpy as np
 from rewardsmith.data.schema import Group
 from rewardsmith.data.split import unit_hash
 from rewardsmith.errors import DataError
-from rewardsmith.refresh.drift import MOST
+from rewardsmith.refresh.drift import FEWEST, MOST
 from rewardsmith.refresh.propose import policies_of_round
 from rewardsmith.refresh.rewards import score_missing
 from rewardsmith.refresh.sides import is_test
@@ -49,8 +49,11 @@ def trained_on(store: Store, before: int, seed: int) -> Answers:
             said.setdefault(prompt, []).extend((a, b))
     few = some(said, seed, 2 * MOST)  # a fifth of them are tests
     train = [prompt.id for prompt in store.prompts(few) if not is_test(prompt.messages)]
-    if not train:
-        raise DataError(f"no labelled pair of a round before {before} is trained on; hold it --against rounds")
+    if len(train) < FEWEST:
+        raise DataError(
+            f"{len(train)} prompts of rounds before {before} have labels that are trained on; at least {FEWEST} are "
+            "needed: hold it --against rounds"
+        )
     return one_each({prompt: said[prompt] for prompt in some(train, seed)}, seed)
 
 
