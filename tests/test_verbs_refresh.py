@@ -10,6 +10,9 @@ import pytest
 
 from rewardsmith.cli import main
 from rewardsmith.refresh.project import open_project
+from rewardsmith.refresh.sides import is_test, labelled
+from rewardsmith.refresh.status import TRAINED, label_mark
+from rewardsmith.refresh.tables import comparisons, sa
 from tests.refresh.test_propose import words
 
 
@@ -51,11 +54,165 @@ def test_the_whole_way(run, project, tmp_path):
     found = json.loads(out)
     assert (code, found["added"], found["model"]) == (0, 10, None)
     assert any("name a model" in warning for warning in found["warnings"])
+    other = json.loads(run("refresh", "propose", project, "--budget", "9", "--round", "0", "--json")[1])
+    assert any("base policy base itself" in warning for warning in other["warnings"])
     code, out, _ = run("refresh", "propose", project, "--budget", "10")
     assert "0 pairs added, 10 were there; budget 10" in out
     code, out, _ = run("refresh", "status", project)
-    assert "round 1: 10 pairs proposed, 0 labelled, 10 open" in out
-    assert "next: 10 pairs wait for labels" in out
+    pairs = 10 + found["tests"]["added"]
+    assert f"round 1: {pairs} pairs proposed, 0 labelled, {pairs} open" in out
+    assert f"next: pairs wait for labels ({pairs + other['added'] + other['tests']['added']})" in out
+
+
+def test_pairs_of_held_out_prompts_are_drawn_apart_and_blindly(run, project, tmp_path):
+    run("refresh", "ingest", project, answers(tmp_path / "new.jsonl", "rl-1", n=40), "--policy", "rl-1")
+    code, out, _ = run("refresh", "propose", project, "--budget", "12", "--tests", "6", "--json")
+    assert (code, json.loads(out)["tests"]) == (0, {"before": 0, "added": 6, "missing": 0})
+    with open_project(project).open() as store:
+        queue = store.open_comparisons()
+        assert all((pair.kind == "held-out") == is_test(pair.prompt.messages) for pair in queue)
+        assert (len(queue), sum(pair.kind == "held-out" for pair in queue)) == (18, 6)
+        assert any(pair.kind == "held-out" for pair in queue[9:]), "not all of them before the others"
+        assert not any("rewards" in pair.why or "model r" in pair.why for pair in queue if pair.kind == "held-out")
+        for pair in queue:
+            store.record_label(pair.id, "ann", "a", at=1.0)
+        sides = labelled(store)
+        assert (len(sides.train), len(sides.tests_of(0))) == (12, 6)
+    code, out, _ = run("refresh", "propose", project, "--budget", "12", "--tests", "6")
+    assert "0 test pairs of held-out prompts added, 6 were there" in out
+    code, out, _ = run("refresh", "propose", project, "--budget", "12", "--tests", "9", "--json")
+    assert json.loads(out)["tests"] == {"before": 6, "added": 3, "missing": 0}
+    code, out, _ = run("refresh", "propose", project, "--budget", "12", "--tests", "500")
+    assert "test pairs fewer than 500" in out
+
+
+def test_one_answer_a_prompt_is_tested_against_the_base_policys(run, project, tmp_path):
+    for policy in ("base", "rl-1"):
+        run("refresh", "ingest", project, answers(tmp_path / "a.jsonl", policy, n=40, k=1), "--policy", policy)
+    found = json.loads(run("refresh", "propose", project, "--budget", "8", "--json")[1])
+    assert found["tests"]["added"] == 2
+    with open_project(project).open() as store:
+        tests = [pair for pair in store.open_comparisons() if pair.kind == "held-out"]
+        assert all({pair.a.policy, pair.b.policy} == {"base", "rl-1"} for pair in tests)
+
+
+def test_status_names_the_next_step_in_every_state(run, project, tmp_path):
+    def following():
+        return json.loads(run("refresh", "status", project, "--json")[1])["next"]
+
+    def verb():
+        return following().partition("rewardsmith refresh ")[2].split()[0]
+
+    assert verb() == "ingest"
+    assert project in following()
+    run("refresh", "ingest", project, answers(tmp_path / "a.jsonl", "base", n=40), "--policy", "base")
+    assert verb() == "propose"
+    run("refresh", "propose", project, "--budget", "8")
+    assert verb() == "label"
+    with open_project(project).open() as store:
+        queue = store.open_comparisons()
+        for pair in queue:
+            store.record_label(pair.id, "ann", "flag", at=1.0)
+        assert verb() == "propose", "flagged pairs are no labels"
+        for pair in queue[:-1]:
+            store.record_label(pair.id, "ann", "a", at=2.0)
+        assert verb() == "train"
+        store.undo("ann", now=3.0, seconds=60, comparison_id=queue[0].id)
+        assert verb() == "label"
+        assert "or train on those" in following()
+        with store.writing() as connection:  # labelled once, where two labels are wanted
+            connection.execute(
+                sa.update(comparisons).where(comparisons.c.id == queue[1].id).values(overlap=2, is_open=1)
+            )
+        store.record_label(queue[0].id, "ann", "b", at=4.0)
+
+        def train(name):
+            store.add_model(name, path=f"models/{name}", artifact_hash=name, round=0, at=5.0)
+            counts = store.counts(5.0)
+            store.set_value(TRAINED, json.dumps({"model": name, "labels": label_mark(counts)}))
+
+        assert "or have the 1 that want one more labelled" in following()
+        train("one")
+        store.add_model("outside", path="/elsewhere", artifact_hash="x", round=0, at=6.0)
+        assert verb() == "gate"
+        store.add_gate("one", passed=False, figures={}, at=7.0)
+        assert following().startswith("the gate blocks one")
+        assert verb() == "propose"
+        store.add_gate("one", passed=True, figures={}, at=8.0)
+        assert verb() == "release"
+        store.add_release("one", manifest_hash="h", at=9.0)
+        assert verb() == "ingest"
+        store.record_label(queue[0].id, "ann", "a", at=10.0)
+        assert verb() == "train", "a label has changed"
+        train("two")
+        store.add_release("two", manifest_hash="h2", at=11.0)
+        store.add_release("one", manifest_hash="h", at=12.0)
+        assert following().startswith("two was rolled back")
+    run("refresh", "ingest", project, answers(tmp_path / "b.jsonl", "rl-1"), "--policy", "rl-1")
+    assert following().startswith("choose pairs of round 1")
+
+
+def test_labels_by_a_column(run, project, tmp_path):
+    file = tmp_path / "a.jsonl"
+    rows = [
+        {"prompt": words(f"q{i}"), "response": words(f"{i} {j}"), "worth": float(j)}
+        for i in range(20)
+        for j in range(3)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run("refresh", "ingest", project, str(file), "--policy", "base")
+    run("refresh", "propose", project, "--budget", "8")
+    gold = ("refresh", "label", project, "--gold", "column:worth")
+    assert "belong together" in run(*gold)[2]
+    code, out, _ = run(*gold, "--candidates", str(file), "--json")
+    assert (code, json.loads(out)["unlabelled"], json.loads(out)["labelled"]) == (0, 0, json.loads(out)["pairs"])
+    worth = {row["response"]: row["worth"] for row in rows}
+    with open_project(project).open() as store:
+        for group in store.labelled_groups():
+            first, second = (worth[turn[-1].content] for turn in group.responses)
+            assert (group.preferences[0].chosen == 0) == (first > second)
+
+
+def test_drift_of_a_project(run, project, tmp_path):
+    def said(policy, length, n=60):
+        rows = [{"prompt": words(f"q{i}"), "response": words(f"{policy} {i} {j}", length + i % 5)}
+                for i in range(n) for j in range(2)]  # fmt: skip
+        file = tmp_path / f"{policy}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert run("refresh", "ingest", project, str(file), "--policy", policy)[0] == 0
+
+    def drift(*more, code=0):
+        got, out, err = run("refresh", "drift", "--project", project, "--permutations", "199", "--json", *more)
+        assert got == code
+        return err if code else json.loads(out)
+
+    assert "no answers in round 0" in drift(code=2)
+    said("base", 8)
+    assert "round 0 is the first" in drift(code=2)
+    said("same", 8)
+    said("long", 30)
+    assert "0 prompts of rounds before 2 have labels" in drift(code=2)
+    longer = drift("--against", "rounds")
+    assert (longer["verdict"], longer["round"], longer["n_new"], longer["n_reference"]) == ("due", 2, 60, 60)
+    assert "they are longer by" in longer["text"]
+    same = drift("--against", "rounds", "--round", "1")
+    assert not any(row["alarm"] for row in same["signals"])
+    run("refresh", "propose", project, "--round", "0", "--budget", "60")
+    with open_project(project).open() as store:
+        for pair in store.open_comparisons():
+            store.record_label(pair.id, "ann", "a", at=1.0)
+        train = {group.prompt_id for group, _ in labelled(store).train}
+        store.add_model("m", path="models/m", artifact_hash="h", round=0, at=1.0)
+        late = {r.id for r in store.responses(round=2)}
+        store.set_scores("m", {r.id: (5.0 * (r.id in late) + r.id % 7, None) for r in store.responses()})
+        store.add_release("m", manifest_hash="h", at=2.0)
+    found = drift()
+    assert (found["n_reference"], found["model"], found["against"]) == (len(train), "m", "training")
+    alarmed = {row["signal"] for row in found["signals"] if row["alarm"]}
+    assert {"reward", "length"} <= alarmed
+    assert "round 2: 60 new prompts against" in run("refresh", "drift", "--project", project)[1]
+    for words_, what in ((("x.jsonl",), "in the place of files"), (("--aggregate", "min"), "leave out --aggregate")):
+        assert what in drift(*words_, code=2)
 
 
 def test_propose_with_a_models_rewards_and_the_projects_settings(run, project, tmp_path):

@@ -10,8 +10,9 @@ import pytest
 
 from rewardsmith.cli import main
 from rewardsmith.data.convert import convert
-from rewardsmith.refresh.models import frozen_tests, is_test, labelled, reference_answers
+from rewardsmith.refresh.models import frozen_tests, reference_answers
 from rewardsmith.refresh.project import open_project
+from rewardsmith.refresh.sides import is_test, labelled
 from tests.refresh.tiny_policy import asked, policy
 
 __all__ = ["policy"]  # a fixture
@@ -64,6 +65,10 @@ def test_train_gate_release_rollback(project: Path, capsys: pytest.CaptureFixtur
     assert second["name"] != first["name"]
     tried = call(capsys, "gate", project, "--new-pairs", "skip")
     assert tried["verdict"] == "pass"
+    call(capsys, "gate", project, "--new-pairs", "skip", "--margin", "0", code=1)
+    assert "the gate blocks" in call(capsys, "release", project, code=2)
+    again = call(capsys, "gate", project, "--new-pairs", "skip")
+    assert (again["verdict"], again["again"]) == ("pass", True), "release goes by it"
     assert [check["name"] for check in tried["checks"]][:3] == ["frozen tests", "slices", "new pairs"]
     released = call(capsys, "release", project)
     assert (released["release"], released["new"]) == (2, True)
@@ -80,6 +85,9 @@ def test_train_gate_release_rollback(project: Path, capsys: pytest.CaptureFixtur
     ]
     assert parents == {first["name"]: None, second["name"]: first["name"]}
     assert "rollback" in call(capsys, "release", project, "--name", second["name"], code=2)
+    with open_project(project).open() as store:
+        store.add_gate(second["name"], passed=True, figures={"verdict": "pass", "released": 2}, at=1.0)
+    assert "was not tried against release 1" in call(capsys, "release", project, "--name", second["name"], code=2)
     shown = json.loads((project / "releases/0002/release.json").read_text())
     assert shown["gate"]["verdict"] == "pass"
 
@@ -133,7 +141,13 @@ def test_a_store_that_missed_a_pointer_catches_up(project: Path, capsys: pytest.
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("epochs = 0", "--epochs 0"), ('output = "x"', "output is no option"), ("nonsense = 1", "nonsense is no option")],
+    [
+        ("epochs = 0", "--epochs 0"),
+        ('output = "x"', "output is no option"),
+        ("nonsense = 1", "nonsense is no option"),
+        ('variant = "other"', "variant = 'other' has not the type"),
+        ('replay_floor = "x"', "has not the type"),
+    ],
 )
 def test_settings_of_train_are_checked(project: Path, line: str, message: str, capsys: pytest.CaptureFixture) -> None:
     file = project / "refresh.toml"

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from rewardsmith.cli import Common
     from rewardsmith.refresh.store import Store
+    from rewardsmith.scoring import Scorer
+
+COLUMN = "column:"  # before the name of a column that says what answers are worth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,10 @@ class GoldOptions:
     """A scorer as labeller."""
 
     gold: str | None = None
-    """Label by a reward model: the answer with the higher reward is better. For studies."""
+    """Label by a reward model: the answer with the higher reward is better; or by column:NAME of --candidates. For
+    studies."""
+    candidates: tuple[str, ...] = ()
+    """With --gold column:NAME: files of answers with that column, several to each prompt, as of optimize."""
     gold_temperature: float = 0.0
     """Errors as people make them: the first answer wins with probability sigmoid(reward gap / this). 0: none."""
     gold_seed: int = 0
@@ -90,6 +96,8 @@ class Label:
         at_least(port=(self.port, 0), limit=(self.limit, 1), judge_at_once=(self.judged.judge_at_once, 1))
         if self.judged.judge and self.golden.gold:
             raise ConfigError("--judge and --gold: one labels at a time; run the verb twice")
+        if (self.golden.gold or "").startswith(COLUMN) != bool(self.golden.candidates):
+            raise ConfigError("--gold column:NAME and --candidates FILE... belong together")
         if self.judged.judge and not self.judged.judge_model:
             raise ConfigError("--judge needs --judge-model: the name its server knows the model by")
 
@@ -105,7 +113,7 @@ class Label:
         labeller: Labeller
         if self.golden.gold:
             labeller = Gold(
-                scorer=self.scoring.open(self.golden.gold),
+                scorer=self.gold_scorer(self.golden.gold),
                 name=self.labeller or "gold",
                 temperature=self.golden.gold_temperature,
                 seed=self.golden.gold_seed,
@@ -115,6 +123,15 @@ class Label:
         n_open = store.counts(0.0).open
         with Bar("labelling pairs", min(n_open, self.limit or n_open), quiet=common.quiet) as bar:
             return label_open(store, labeller, limit=self.limit, round=self.round, advance=bar.advance)
+
+    def gold_scorer(self, gold: str) -> Scorer:
+        from rewardsmith.refresh.candidates import Recorded
+
+        if not gold.startswith(COLUMN):
+            return self.scoring.open(gold)
+        scorer = Recorded(self.golden.candidates, gold.removeprefix(COLUMN)).gold
+        assert scorer is not None, "a column was named"
+        return scorer
 
     def judged_by(self) -> Any:
         from rewardsmith.overoptimization.sample_server import Server

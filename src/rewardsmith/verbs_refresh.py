@@ -203,7 +203,10 @@ class RefreshPropose(ScorerOptions):
     model: str | None = None
     """Whose rewards are looked at: a model of the project, a folder or a server. Default: the released model."""
     budget: int | None = None
-    """Pairs of this round, those proposed before included. Default: 200."""
+    """Pairs of this round to train on, those proposed before included. Default: 200."""
+    tests: int | None = None
+    """Pairs of held-out prompts beside the budget, drawn blindly: they test models and are never trained on. Default: a
+    quarter of the budget."""
     round: int | None = None
     """The round of the answers. Default: the last."""
     policies: tuple[str, ...] = ()
@@ -215,7 +218,7 @@ class RefreshPropose(ScorerOptions):
     contested: float | None = None
     """Share for high reward with high disagreement. Default: 0.2."""
     random: float | None = None
-    """Share that is drawn blindly, to measure accuracy by. Default: 0.1."""
+    """Share that is drawn blindly, so that training sees what is usual. Default: 0.1."""
     per_prompt: int | None = None
     """Most pairs of one prompt in a round. Default: 2."""
     overlap: int | None = None
@@ -230,13 +233,20 @@ class RefreshPropose(ScorerOptions):
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.refresh.project import open_project
         from rewardsmith.refresh.propose import ProposeOptions, look, propose
+        from rewardsmith.refresh.sides import by_side, propose_tests
 
         project = open_project(self.project)
         options = project.options("propose", ProposeOptions, self._given())
         with project.open() as store:
-            seen = look(store, options, project.base_policy)
+            seen, held_out = by_side(store, look(store, options, project.base_policy))
             rewards, unscored = self._rewards(project, store, seen, common)
-            found = propose(store, seen, options, rewards, time.time())
+            tests = propose_tests(store, held_out, options.n_tests, seed=options.seed, at=time.time())
+            found = propose(store, seen, options, rewards, time.time()) | {"tests": tests.to_json()}
+        if tests.missing:
+            found["warnings"].append(
+                f"{tests.missing} test pairs fewer than {options.n_tests}: a fifth of the prompts is held out, and "
+                f"{len(held_out.new)} of those looked at are; ingest answers to more prompts"
+            )
         if unscored:
             found["warnings"].append(f"{unscored} answers could not be scored")
         return found
@@ -271,6 +281,8 @@ class RefreshPropose(ScorerOptions):
             f"looked at {result['candidates']} pairs of {result['prompts']} prompts"
             + (f", with the rewards of {result['model']}" if result["model"] else ""),
         ]
+        tests = result["tests"]
+        lines.append(f"{tests['added']} test pairs of held-out prompts added, {tests['before']} were there")
         if result["overlapping"]:
             lines.append(f"{result['overlapping']} of the new pairs want several labels")
         if result["passed_over"]:
@@ -317,5 +329,7 @@ class RefreshStatus:
             gate = {None: "not tried", True: "passed its gate", False: "blocked by its gate"}[model["gate"]]
             lines.append(f"model {model['name']} (round {model['round']}): {gate}")
         release = result["release"]
-        lines.append("nothing is released" if release is None else f"release {release['seq']}: {release['model']}")
+        lines.append(
+            "nothing is released" if release is None else f"{release['note'] or 'released'}: {release['model']}"
+        )
         return "\n".join([*lines, f"next: {result['next']}"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +13,7 @@ import tyro
 from rewardsmith.errors import ConfigError
 from rewardsmith.progress import say
 from rewardsmith.verbs_common import Name, ScorerOptions, at_least, dropped_lines
-from rewardsmith.verbs_label import JudgeOptions, Label
+from rewardsmith.verbs_label import COLUMN, JudgeOptions, Label
 from rewardsmith.verbs_policy import SamplerOptions
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from rewardsmith.training.config import TrainConfig
 
 Folder = Annotated[Name, tyro.conf.arg(metavar="PROJECT")]
-COLUMN = "column:"
 SET_HERE = ("data", "eval_data", "data_weights", "output", "resume", "overwrite")  # by the project, of train's options
 
 
@@ -91,14 +90,13 @@ def train_options(project: Project, given: Mapping[str, Any], more: Mapping[str,
     from rewardsmith.refresh.train import VariantOptions
     from rewardsmith.training.config import TrainConfig
 
-    table = {key.replace("-", "_"): value for key, value in dict(project.table.get("train", {})).items()} | dict(more)
+    stated = project.table.get("train", {})
+    if not isinstance(stated, dict):
+        raise ConfigError(f"{project.folder}/refresh.toml: train is no table; write [train]")
+    table = {key.replace("-", "_"): value for key, value in stated.items()} | dict(more)
     own = {f.name for f in fields(VariantOptions)}
-    variant = VariantOptions(
-        **(
-            {key: value for key, value in table.items() if key in own}
-            | {k: v for k, v in given.items() if v is not None}
-        )
-    )
+    of_variant = {"train": {key: value for key, value in table.items() if key in own}}
+    variant = replace(project, table=of_variant).options("train", VariantOptions, given)
     known = {f.name: f for f, _ in option_fields(TrainConfig)}
     words = []
     for key, value in table.items():
@@ -150,7 +148,7 @@ class RefreshGate(ScorerOptions):
         return result | {"exit_code": int(result["verdict"] == "block")}
 
     def show(self, result: dict[str, Any]) -> str:
-        step = "release" if result["verdict"] == "pass" else "label"
+        step = "release" if result["verdict"] == "pass" else "propose"
         return "\n".join([*gate_lines(result), f"next: rewardsmith refresh {step} {self.project}"])
 
 
@@ -283,9 +281,11 @@ class RefreshRun(SamplerOptions):
         project = open_project(self.project)
         more = read_config(self.train_config) if self.train_config is not None else {}
         variant, template = train_options(project, {}, more | ({} if self.model is None else {"model": self.model}))
-        options = project.options("run", LoopOptions, {f.name: getattr(self, f.name) for f in fields(LoopOptions)})
+        # SamplerOptions.seed is 0 where none was given: the seeds of refresh.toml hold then.
+        given = {f.name: getattr(self, f.name) for f in fields(LoopOptions)} | {"seed": self.seed or None}
+        options = project.options("run", LoopOptions, given)
         gate = project.options("gate", GateOptions)
-        propose = project.options("propose", ProposeOptions, {"budget": self.labels, "seed": self.seed})
+        propose = project.options("propose", ProposeOptions, {"budget": self.labels, "seed": self.seed or None})
         source = self._candidates(project, common.quiet)
         scoring = ScorerOptions(
             device=self.device,

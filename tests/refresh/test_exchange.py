@@ -173,3 +173,16 @@ def test_argilla_itself_reads_them(labelled: Store, tmp_path: Path, monkeypatch:
     people = {uuid.UUID(str(response.user_id)) for record in records for response in record.responses}
     assert people == {user_id("ann"), user_id("bob@example.org")}
     assert import_labels(labelled, tmp_path / "back.json")["labels"] == 5
+
+
+def test_a_name_that_cannot_be_kept_costs_no_other_label(labelled: Store, tmp_path: Path) -> None:
+    file = tmp_path / "tasks.json"
+    export_pairs(labelled, file, "label-studio", which="labelled")
+    tasks = json.loads(file.read_text())
+    tasks[0]["annotations"][0]["completed_by"]["email"] = "x" * 300 + "@example.org"
+    file.write_text(json.dumps(tasks))
+    with another(tmp_path) as store:
+        add_pairs(store, plain_pairs(6))
+        found = import_labels(store, file)
+    assert (found["new"], len(found["dropped"])) == (4, 1)
+    assert "at most 200 printable characters" in found["dropped"][0]["reason"]

@@ -202,6 +202,15 @@ def test_stopped_after_a_step_it_ends_the_same(
     assert state_of(folder) == state
 
 
+def test_the_seed_of_the_settings_holds_where_none_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, file = made(tmp_path / "project", "trunk", "seed = 5\n"), candidates(tmp_path / "c.jsonl", 4)
+    seeds = []
+    monkeypatch.setattr("rewardsmith.refresh.loop.run_loop", lambda loop: seeds.append(loop.options.seed) or {})
+    main(arguments(folder, file))
+    main([*arguments(folder, file), "--seed", "7"])
+    assert seeds == [5, 7]
+
+
 def test_samples_are_pools_with_their_frequencies(tmp_path: Path) -> None:
     file = tmp_path / "c.jsonl"
     rows = [("a", "x"), ("a", "x"), ("a", "y"), ("b", "z"), ("b", " "), ("c", "u"), ("c", "v")]

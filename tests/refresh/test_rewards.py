@@ -74,6 +74,20 @@ def test_models_by_name_release_and_address(project):
     assert temperature_of("nowhere") == 1.0
 
 
+def test_a_model_that_was_trained_anew_in_its_place_is_another(project, tmp_path):
+    folder = tmp_path / "rm"
+    folder.mkdir()
+    (folder / "reward_model.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"one")
+    with project.open() as store:
+        first = find_model(project, store, str(folder), 1.0)
+        assert find_model(project, store, str(folder), 2.0) == first
+        (folder / "model.safetensors").write_bytes(b"two")
+        second = find_model(project, store, str(folder), 3.0)
+        assert (second.path, second.name == first.name) == (first.path, False)
+        assert find_model(project, store, str(folder), 4.0) == second
+
+
 def test_the_temperature_is_the_artifacts(tmp_path):
     (tmp_path / "reward_model.json").write_text(json.dumps({"calibration": {"temperature": 2.5}}))
     assert temperature_of(str(tmp_path)) == 2.5

@@ -341,6 +341,7 @@ def test_models_gates_and_releases(store):
     store.add_release("r1", manifest_hash="m1", at=6.0)
     back = store.add_release("r0", manifest_hash="m0", at=7.0, note="rollback")
     assert store.current_release() == back
+    store.add_release("r1", manifest_hash="m1", at=6.5, seq=2)  # by two at once
     assert [(r.seq, r.model) for r in store.releases()] == [(1, "r0"), (2, "r1"), (3, "r0")]
     with pytest.raises(DataError, match="no model is named 'r9'"):
         store.add_release("r9", manifest_hash="m", at=8.0)

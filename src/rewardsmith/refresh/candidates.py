@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rewardsmith.data.convert import replacing
 from rewardsmith.data.fields import messages
 from rewardsmith.data.options import ReadOptions
 from rewardsmith.data.schema import Group, Message, Messages, content_hash
@@ -79,8 +80,8 @@ class Sampled:
         if mark.exists() and json.loads(mark.read_text(encoding="utf-8")) != self.identity:
             raise ConfigError(f"{file} was sampled with other options; give those, or begin another project")
         if not file.exists():
-            mark.parent.mkdir(parents=True, exist_ok=True)
-            mark.write_text(json.dumps(self.identity), encoding="utf-8")
+            with replacing(mark) as temporary:
+                temporary.write_text(json.dumps(self.identity), encoding="utf-8")
             write_candidates(
                 self.prompts, self.sampler(round), file, n=self.n, seed=self.seed + 10_000 * round, resume=True,
                 identity=self.identity,

@@ -33,6 +33,7 @@ from rewardsmith.scoring import Scores
 from rewardsmith.statistics import Floats, Interval
 
 PERMUTATIONS = 999
+FEWEST = 20  # prompts of the reference: from fewer nobody knows what is usual
 MOST = 2000  # prompts of a side; more would tell nothing that matters
 FAR = 0.95  # of the reference's own distances
 HIGH = 0.99  # of the reference's own rewards
@@ -137,8 +138,10 @@ def drift(
     """
     if not 0 < level < 1 or least < 0:
         raise ConfigError(f"--level {level:g} --least {least:g}: a chance between 0 and 1, and a shift of at least 0")
-    if len(reference) < 20:
-        raise DataError(f"the reference has {len(reference)} prompts; at least 20 are needed to know what is usual")
+    if len(reference) < FEWEST:
+        raise DataError(
+            f"the reference has {len(reference)} prompts; at least {FEWEST} are needed to know what is usual"
+        )
     with_text = bool(new.group and reference.group)
     names = [
         name for name in ("length", "reward", "disagreement") if {name} <= new.values.keys() & reference.values.keys()

@@ -431,7 +431,7 @@ def checked(label: Incoming, there: Mapping[int, str], annotator: str) -> NewLab
         raise DataError(f"pair {label.comparison_id}: {label.word[:40]!r} is no verdict; there are {', '.join(WORDS)}")
     side = SIDES.get(label.word)
     verdict: Verdict = label.word if side is None else label.shown[side]  # type: ignore[assignment]
-    return NewLabel(
+    new = NewLabel(
         comparison_id=label.comparison_id,
         annotator=annotator,
         verdict=verdict,
@@ -441,6 +441,8 @@ def checked(label: Incoming, there: Mapping[int, str], annotator: str) -> NewLab
         note=label.note[:10_000],
         key=label.key,
     )
+    new.row()  # DataError for a name or a time that the store does not take
+    return new
 
 
 def seconds_at(text: Any) -> float | None:

@@ -31,10 +31,11 @@ from rewardsmith.refresh.connect import AT_ONCE
 from rewardsmith.refresh.gate import GateOptions
 from rewardsmith.refresh.ingest import Into, ingest_groups, ingest_tilted, tilted_weights
 from rewardsmith.refresh.labellers import Labeller, label_open
-from rewardsmith.refresh.models import Open, gate_model, is_test, propose_tests, release_model, train_model
+from rewardsmith.refresh.models import Open, gate_model, release_model, train_model
 from rewardsmith.refresh.project import Project
 from rewardsmith.refresh.propose import KINDS, ProposeOptions, Rewards, look, propose
 from rewardsmith.refresh.rewards import score_missing
+from rewardsmith.refresh.sides import by_side, propose_tests
 from rewardsmith.refresh.store import Store
 from rewardsmith.refresh.train import VariantOptions
 from rewardsmith.scoring import Scorer
@@ -109,7 +110,8 @@ def run_round(loop: Loop, round: int) -> dict[str, Any]:
     if kept is not None:
         return dict(json.loads(kept))
     drawn = draw_answers(loop, round)
-    propose_tests(loop.store, round, loop.options.tests, seed=loop.options.seed, at=loop.now())
+    _, tests = by_side(loop.store, look(loop.store, ProposeOptions(round=round), loop.project.base_policy))
+    propose_tests(loop.store, tests, loop.options.tests, seed=loop.options.seed, at=loop.now())
     loop.propose(loop, round)
     proposed = loop.store.counts(loop.now()).rounds.get(round, {}).get("comparisons", 0)
     if not proposed:
@@ -211,9 +213,7 @@ def propose_round(loop: Loop, round: int, options: ProposeOptions) -> dict[str, 
     there = sum(n for kind, n in store.proposed(round).items() if kind in KINDS)
     if there and (there % AT_ONCE or there >= options.budget):
         return {"added": 0, "before": there}
-    seen = look(store, options, project.base_policy)
-    held_out = {prompt.id for prompt in store.prompts(sorted(seen.new)) if is_test(prompt.messages)}
-    seen = replace(seen, new={prompt: ids for prompt, ids in seen.new.items() if prompt not in held_out})
+    seen, _ = by_side(store, look(store, options, project.base_policy))
     rewards, release = None, _drawn_for(loop, round)
     if release is not None:
         digest = releases.read_release(project.folder, release).digest

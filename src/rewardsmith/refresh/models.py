@@ -5,8 +5,8 @@
     <project>/models/<key>/           trained models (`refresh.train`)
     <project>/releases/               what was released (`refresh.releases`); the store has a copy for queries
 
-A prompt is on the test side or on the training side for ever, by a hash of its opening turn: the newest policy's pairs
-are tested on prompts that no round was trained on. Everything here may be repeated: what is done is found, not redone.
+Which prompts are trained on and which test is in `refresh.sides`. Everything here may be repeated: what is done is
+found, not redone.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import combinations
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,15 @@ import numpy as np
 
 from rewardsmith.data.convert import convert
 from rewardsmith.data.readers import read_groups
-from rewardsmith.data.schema import Group, Message, Messages
-from rewardsmith.data.split import side_of, unit_hash
+from rewardsmith.data.schema import Group
 from rewardsmith.errors import ConfigError, DataError
 from rewardsmith.model.artifact import read_meta
 from rewardsmith.refresh import releases
 from rewardsmith.refresh.connect import parts
 from rewardsmith.refresh.gate import Evidence, GateOptions, judge
-from rewardsmith.refresh.records import Model, NewComparison
+from rewardsmith.refresh.records import Model
+from rewardsmith.refresh.sides import BLIND, TEST_SHARE, labelled
+from rewardsmith.refresh.status import TRAINED, label_mark
 from rewardsmith.refresh.store import Store
 from rewardsmith.refresh.tables import draws, sa
 from rewardsmith.refresh.train import Rounds, VariantOptions, train_rounds
@@ -40,77 +40,10 @@ from rewardsmith.statistics import Floats
 from rewardsmith.temperature import of_artifact
 from rewardsmith.training.config import TrainConfig
 
-TEST_SHARE = 0.2  # of the prompts
-SPLIT_SEED = 20  # not a seed that training uses
 REFERENCE_PROMPTS, REFERENCE_ANSWERS = 64, 4
 OWN_TAGS = ("round", "policy_a", "policy_b")  # of the store: no slices of a test
 
-HELD_OUT = "held-out"  # the kind of pairs that only test
-BLIND = (HELD_OUT, "random", "imported")  # kinds that no model had a part in
-ENOUGH_BLIND = 20
-
 Open = Callable[[str], Scorer]  # a model's folder to its scorer
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """The labelled pairs of a store by side, each with its round."""
-
-    train: list[tuple[Group, int]]
-    test: list[tuple[Group, int]]
-
-    def tests_of(self, round: int) -> list[Group]:
-        """The round's pairs on the test side that no model helped to choose; where these are few, all of them."""
-        tests = [group for group, r in self.test if r == round]
-        blind = [group for group in tests if group.tags["kind"] in BLIND]
-        return blind if len(blind) >= ENOUGH_BLIND or len(blind) == len(tests) else tests
-
-
-def is_test(prompt: Messages) -> bool:
-    """Whether a prompt is on the test side."""
-    group = Group(prompt=prompt, responses=((Message("assistant", ""),),))
-    return side_of(group, {"train": 1 - TEST_SHARE, "test": TEST_SHARE}, SPLIT_SEED) == "test"
-
-
-def labelled(store: Store) -> Labelled:
-    """What is trained on and what is tested on, in the order that it was proposed."""
-    sides = Labelled([], [])
-    for group in store.labelled_groups():
-        (sides.test if is_test(group.prompt) else sides.train).append((group, int(group.tags["round"])))
-    return sides
-
-
-def propose_tests(store: Store, round: int, n: int, *, seed: int, at: float) -> int:
-    """Queue up to `n` pairs of the round's answers to held-out prompts, drawn blindly; returns how many there are now.
-
-    Every prompt gives one before any gives a second. Again adds what is missing and nothing else.
-    Pairs that a model helped to choose would flatter the next one: they lie where the old one was least sure.
-    """
-    policies = [row["policy"] for row in store.policies() if row["round"] == round]
-    there = len(store.pairs_of_round(round, (HELD_OUT,), n))
-    asked = [p.id for p in store.prompts(store.prompts_drawn(policies, round)) if is_test(p.messages)]
-    said, compared = store.drawn(asked, policies, round), store.compared(asked)
-    ranked: list[tuple[int, float, int, tuple[int, int]]] = []
-    for prompt in asked:
-        pairs = sorted(combinations(said[prompt], 2), key=lambda pair: unit_hash(f"{pair}", seed))
-        place = unit_hash(f"{round} {prompt}", seed)
-        ranked += [(rank, place, prompt, pair) for rank, pair in enumerate(pairs)]
-    new = [
-        NewComparison(
-            prompt_id=prompt,
-            a_id=pair[0],
-            b_id=pair[1],
-            round=round,
-            kind=HELD_OUT,
-            why="drawn blindly on a prompt that no model is trained on: tests models on this round's answers",
-            score=round + 1.0,
-        )
-        for _, _, prompt, pair in sorted(ranked)
-        if pair not in compared.get(prompt, ())
-    ]
-    new = new[: max(0, n - there)]
-    store.add_comparisons(new, at)
-    return there + len(new)
 
 
 # -- what is fixed once -----------------------------------------------------------------------------------------
@@ -183,6 +116,7 @@ def train_model(
 ) -> dict[str, Any]:
     """Train on every label there is and register the model; returns its record with "name" and "path"."""
     frozen_tests(project, store)  # before anything is trained, what it will be tested on is fixed
+    labels = label_mark(store.counts(at))
     found = labelled(store).train
     if not found:
         raise DataError("no labelled pair has a prompt on the training side; label some more")
@@ -213,6 +147,7 @@ def train_model(
             **_temperature(record["path"]),
         },
     )
+    store.set_value(TRAINED, json.dumps({"model": name, "labels": labels}))
     return record | {"name": name}
 
 
@@ -263,8 +198,11 @@ def gate_model(
     frozen, found = frozen_tests(project, store), labelled(store)
     fresh = found.tests_of(candidate.round)
     known = _inputs(candidate, pointer, options, frozen, fresh)
-    for gate in reversed(store.gates(candidate.name)):
+    trials = store.gates(candidate.name)
+    for gate in reversed(trials):
         if gate.figures.get("inputs") == known:
+            if gate.id != trials[-1].id:  # another trial came between, and `release` goes by the last one
+                store.add_gate(candidate.name, passed=gate.passed, figures=gate.figures, at=at)
             return {**gate.figures, "model": candidate.name, "again": True}
     released = None
     if pointer is not None:
@@ -294,13 +232,13 @@ def gate_model(
 
 
 def find_model(store: Store, name: str | None) -> Model:
-    """A registered model by name; None: the newest. DataError where there is none."""
+    """A registered model by name; None: the one that was trained last. DataError where there is none."""
     if name is not None:
         return store.model(name)
-    models = store.models()
-    if not models:
+    trained = store.value(TRAINED)
+    if trained is None:
         raise DataError("no model is trained yet; rewardsmith refresh train")
-    return models[-1]
+    return store.model(json.loads(trained)["model"])
 
 
 def _evidence(groups: list[Group], new: Path, released: Path | None, open_model: Open) -> Evidence:
@@ -347,6 +285,14 @@ def release_model(
     if not trials and not force:
         raise ConfigError(f"{candidate.name} was not tried yet: rewardsmith refresh gate, or --force")
     gate = trials[-1].figures if trials else {}
+    pointer = releases.current(project)
+    if pointer is not None and "released" in gate and not force and gate["released"] != pointer.release:
+        now = releases.read_release(project, pointer.release)
+        if now.digest != candidate.artifact_hash:
+            raise ConfigError(
+                f"{candidate.name} was not tried against release {pointer.release}, which is current now: "
+                "rewardsmith refresh gate, or --force"
+            )
     told = {key: gate[key] for key in ("verdict", "reasons", "checks", "options") if key in gate}
     sync(project, store)
     made, new = releases.release(project, project / candidate.path, gate=told, note=note, force=force)
@@ -367,10 +313,11 @@ def rollback_model(project: Path, store: Store, *, to: int | None = None, why: s
 def sync(project: Path, store: Store) -> None:
     """Bring the store's copy of the pointers up to date: the files are what counts, and a kill may fall in between."""
     entries = releases.history(project)
-    for pointer in entries[len(store.releases()) :]:
+    there = {release.seq for release in store.releases()}
+    for pointer in (entry for entry in entries if entry.entry not in there):
         name = _name_of(project, store, releases.read_release(project, pointer.release))
         note = f"{pointer.action} {pointer.release}" + (f": {pointer.why}" if pointer.why else "")
-        store.add_release(name, manifest_hash=pointer.sha256, at=_seconds(pointer.at), note=note)
+        store.add_release(name, manifest_hash=pointer.sha256, at=_seconds(pointer.at), note=note, seq=pointer.entry)
 
 
 def _name_of(project: Path, store: Store, release: releases.Release) -> str:

@@ -4,12 +4,13 @@
     new-base   the new policy against the base policy; first where the model says the new answer gained most
     contested  an answer whose reward is high for its prompt and whose spread over an ensemble's members is high too,
                against the runner-up: where a wrong reward does most harm
-    random     drawn blindly among the new policy's pairs: what a model's accuracy on that policy is measured by
+    random     drawn blindly among the new policy's pairs: what is usual there, whatever a model makes of it
 
 Without rewards the first two are drawn at random; without spreads nothing is contested. What one reason cannot use goes
-to the others. Left out: pairs proposed before, answers that nearly repeat each other, and pairs that nearly repeat one
-of this round or of their prompt (by runs of three words, `data.near`). Each draw depends on the seed and the texts'
-ids alone: proposing again adds what is missing to the budget and nothing else.
+to the others. All are to train on: pairs of held-out prompts, which test, are drawn apart (`refresh.sides`). Left out:
+pairs proposed before, answers that nearly repeat each other, and pairs that nearly repeat one of this round or of their
+prompt (by runs of three words, `data.near`). Each draw depends on the seed and the texts' ids alone: proposing again
+adds what is missing to the budget and nothing else.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ class ProposeOptions:
     """Which pairs are proposed for labelling."""
 
     budget: int = 200
-    """Pairs of this round, those proposed before included."""
+    """Pairs of this round to train on, those proposed before included."""
+    tests: int | None = None
+    """Pairs of held-out prompts beside the budget, drawn blindly: they test models and are never trained on. Default: a
+    quarter of the budget."""
     round: int | None = None
     """The round of the answers. Default: the last."""
     policies: tuple[str, ...] = ()
@@ -55,7 +59,7 @@ class ProposeOptions:
     """Share: high reward with high disagreement. Needs the rewards of an ensemble, or of a model that knows how sure it
     is."""
     random: float = 0.1
-    """Share: drawn blindly, so that accuracy on the new policy's answers is measured without bias."""
+    """Share: drawn blindly, so that training sees what is usual, and not only what a model finds hard."""
     per_prompt: int = 2
     """Most pairs of one prompt in a round."""
     overlap: int = 2
@@ -70,7 +74,7 @@ class ProposeOptions:
     def __post_init__(self) -> None:
         for name, value, low in (
             ("budget", self.budget, 1), ("per-prompt", self.per_prompt, 1), ("overlap", self.overlap, 1),
-            ("pool", self.pool, 1), ("seed", self.seed, 0),
+            ("pool", self.pool, 1), ("seed", self.seed, 0), ("tests", self.n_tests, 0),
         ):  # fmt: skip
             if value < low:
                 raise ConfigError(f"--{name} {value}: give at least {low}")
@@ -79,6 +83,10 @@ class ProposeOptions:
             raise ConfigError(f"shares {shares}: give numbers >= 0, not all 0")
         if not 0 <= self.overlap_share <= 1:
             raise ConfigError(f"--overlap-share {self.overlap_share}: give a number from 0 to 1")
+
+    @property
+    def n_tests(self) -> int:
+        return self.tests if self.tests is not None else math.ceil(self.budget / 4)
 
     @property
     def shares(self) -> dict[str, float]:
@@ -127,24 +135,35 @@ class Candidate:
         return (self.a_id, self.b_id) if self.a_id < self.b_id else (self.b_id, self.a_id)
 
 
-def look(store: Store, options: ProposeOptions, base_policy: str) -> Look:
-    """The prompts and answers that a proposal chooses from. DataError where the round has no answers."""
+def policies_of_round(
+    store: Store, round: int | None, base_policy: str, wanted: Sequence[str] = ()
+) -> tuple[int, tuple[str, ...]]:
+    """(the round, its new policies): those wanted, else all but the base policy, else that. None: the last round.
+
+    DataError where one of them has no answers in the round.
+    """
     policies = store.policies()
-    round = options.round if options.round is not None else max((p["round"] for p in policies), default=0)
+    round = round if round is not None else max((p["round"] for p in policies), default=0)
     there = [p["policy"] for p in policies if p["round"] == round]
-    new = options.policies or tuple(p for p in there if p != base_policy) or (base_policy,)
+    new = tuple(wanted) or tuple(p for p in there if p != base_policy) or (base_policy,)
     missing = [name for name in new if name not in there]
     if missing:
         raise DataError(
             f"policy {missing[0]!r} has no answers in round {round} (there are: {', '.join(there) or 'none'}); "
             "ingest them first"
         )
+    return round, new
+
+
+def look(store: Store, options: ProposeOptions, base_policy: str) -> Look:
+    """The prompts and answers that a proposal chooses from. DataError where the round has no answers."""
+    round, new = policies_of_round(store, options.round, base_policy, options.policies)
     prompts = store.prompts_drawn(new, round)
     if len(prompts) > options.pool:
         prompts = sorted(Random(options.seed).sample(prompts, options.pool))
     base = {} if base_policy in new else store.drawn(prompts, [base_policy])
     return Look(
-        round, tuple(new), base_policy, store.drawn(prompts, new, round), base, store.compared(prompts),
+        round, new, base_policy, store.drawn(prompts, new, round), base, store.compared(prompts),
         store.proposed(round),
     )  # fmt: skip
 
@@ -172,6 +191,13 @@ def candidates(seen: Look, rewards: Rewards | None, seed: int) -> dict[str, list
         return -one.gain, unit_hash(str(one.pair), seed)
 
     return {kind: sorted(pairs, key=place) for kind, pairs in found.items()}
+
+
+def pairs_to_draw(seen: Look, prompt: int) -> list[tuple[int, int]]:
+    """The pairs that are drawn from blindly: of the new policy's answers, else of these against the base policy's."""
+    new = seen.new[prompt]
+    base = [i for i in seen.base.get(prompt, ()) if i not in new]
+    return list(combinations(new, 2)) or [(min(n, b), max(n, b)) for n in new for b in base]
 
 
 def _some(pairs: list[tuple[int, int]], prompt: int, seed: int) -> list[tuple[int, int]]:
@@ -212,7 +238,7 @@ def _new_base(seen: Look, rewards: Rewards | None, prompt: int, pair: tuple[int,
 
 
 def _random(seen: Look, prompt: int, pair: tuple[int, int], seed: int) -> Candidate:
-    why = f"drawn blindly among the answers of {_names(seen)}: measures a model's accuracy on them without bias"
+    why = f"drawn blindly among the answers of {_names(seen)}: what is usual there, whatever a model makes of it"
     return Candidate("random", prompt, *pair, unit_hash(f"random {pair}", seed), why)
 
 
@@ -443,6 +469,8 @@ def _warnings(
         if short[kind] > 0 and options.shares[kind] > 0:
             if kind == "contested" and not ranked[kind]:
                 why = "no model says how sure it is of these answers" if rewards is not None else "there are no rewards"
+            elif kind == "new-base" and seen.base_policy in seen.policies:
+                why = f"it is the base policy {seen.base_policy} itself that is looked at"
             elif kind == "new-base" and not seen.base:
                 why = f"the base policy {seen.base_policy} has no answers to these prompts"
             else:

@@ -69,11 +69,19 @@ class Registry(Database):
                 for row in connection.execute(chosen)
             ]
 
-    def add_release(self, model: str, *, manifest_hash: str, at: float, note: str = "") -> Release:
-        """Make a model the released one: one more entry at the end of the registry."""
+    def add_release(
+        self, model: str, *, manifest_hash: str, at: float, note: str = "", seq: int | None = None
+    ) -> Release:
+        """Make a model the released one: one more entry at the end of the registry, or the one numbered `seq`, which
+        stays as it is where it is there.
+        """
         with self.writing() as connection:
             row = {"model_id": model_id(connection, model), "manifest_hash": manifest_hash, "at": at, "note": note}
-            return Release(insert_one(connection, releases, row), model, manifest_hash, at, note)
+            if seq is None:
+                seq = insert_one(connection, releases, row)
+            else:
+                self.insert_new(connection, releases, [row | {"seq": seq}])
+        return Release(seq, model, manifest_hash, at, note)
 
     def releases(self) -> list[Release]:
         """The registry, the first release first."""

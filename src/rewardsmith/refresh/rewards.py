@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rewardsmith.data.schema import Group
-from rewardsmith.errors import DataError, ModelError
+from rewardsmith.errors import ModelError
 from rewardsmith.refresh.connect import parts
 from rewardsmith.refresh.project import Project
 from rewardsmith.refresh.records import Model
@@ -30,10 +30,15 @@ def find_model(project: Project, store: Store, name: str | None, now: float) -> 
     if name is None:
         release = store.current_release()
         return None if release is None else store.model(release.model)
-    try:
-        return store.model(name)
-    except DataError:
-        pass
+    known = next((model for model in store.models() if model.name == name), None)
+    if known is not None:
+        is_folder = known.details.get("from") == "outside" and not is_address(known.path)
+        artifact = model_hash(Path(known.path)) if is_folder else known.artifact_hash
+        if artifact in (known.artifact_hash, None):
+            return known
+        # Trained anew in its place: the rewards in the store are those of the model before.
+        name, path = f"{name} {artifact[:8]}", known.path
+        return store.add_model(name, path=path, artifact_hash=artifact, round=0, at=now, details=known.details)
     artifact = name if is_address(name) else model_hash(Path(name))
     if artifact is None:
         raise ModelError(f"{name}: no model of this project has this name, and it is no reward model's folder")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rewardsmith.refresh.project import Project
+from rewardsmith.refresh.records import Counts
 from rewardsmith.refresh.store import Store
+
+TRAINED = "trained"  # the value that says which model the last training made, and of how many labels
 
 
 def status(project: Project, store: Store, now: float) -> dict[str, Any]:
@@ -26,21 +32,48 @@ def status(project: Project, store: Store, now: float) -> dict[str, Any]:
         "registered": [
             {"name": m.name, "round": m.round, "parent": m.parent, "gate": gates.get(m.name)} for m in models
         ],
-        "release": None if release is None else {"seq": release.seq, "model": release.model, "at": release.at},
-        "next": next_step(counts.responses, counts.comparisons, counts.open, counts.labelled, release is not None),
+        "release": None if release is None else asdict(release),
+        "next": next_step(project, store, counts, policies),
     }
 
 
-def next_step(responses: int, comparisons: int, n_open: int, labelled: int, is_released: bool) -> str:
+def label_mark(counts: Counts) -> list[int]:
+    """What changes with every label that is given or taken back."""
+    return [counts.labels, counts.undone]
+
+
+def next_step(project: Project, store: Store, counts: Counts, policies: Sequence[Mapping[str, Any]]) -> str:
     """What is to be done next, with its command."""
-    if not responses:
-        return "ingest what the policy said: rewardsmith refresh ingest PROJECT FILE --policy NAME"
-    if not comparisons:
-        return "choose pairs to label: rewardsmith refresh propose PROJECT --budget N"
-    if n_open:
-        return f"{n_open} pairs wait for labels: rewardsmith refresh label PROJECT"
-    if not labelled:
-        return "no pair has a label: propose others, or look at the flagged ones"
-    if not is_released:
-        return "train a model on the labels: rewardsmith refresh train PROJECT"
-    return "all proposed pairs are labelled: train, or ingest the next round's answers"
+    folder = shlex.quote(str(project.folder))
+
+    def command(verb: str, more: str = "") -> str:
+        return f"rewardsmith refresh {verb} {folder}{more}"
+
+    ingest = command("ingest", " FILE --policy NAME")
+    if not counts.responses:
+        return f"ingest what the policy said: {ingest}"
+    last = max(row["round"] for row in policies)
+    propose = command("propose", " --budget N")
+    if last not in counts.rounds:
+        return f"choose pairs of round {last} to label: {propose}"
+    trained = json.loads(store.value(TRAINED) or "{}")
+    is_trained = trained.get("labels") == label_mark(counts)
+    if waiting := store.waiting():
+        also = "" if is_trained or not counts.labelled else f"; or train on those that have some: {command('train')}"
+        return f"pairs wait for labels ({waiting}): {command('label')}{also}"
+    if not counts.labelled:
+        return f"no pair has a label that counts: propose others: {propose}"
+    if not is_trained:
+        more = f"; or have the {counts.open} that want one more labelled: {command('label')}" if counts.open else ""
+        return f"train a model on the labels: {command('train')}{more}"
+    release = store.current_release()
+    trials = store.gates(trained["model"])
+    if release is not None and release.model == trained["model"]:
+        return f"ingest the next round's answers: {ingest}"
+    if any(known.model == trained["model"] for known in store.releases()):
+        return f"{trained['model']} was rolled back: label more pairs: {propose}"
+    if not trials:
+        return f"try the new model: {command('gate')}"
+    if trials[-1].passed:
+        return f"release the model that passed its gate: {command('release')}"
+    return f"the gate blocks {trained['model']}: label more pairs: {propose}, or ingest the next round's answers"

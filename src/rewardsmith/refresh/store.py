@@ -32,6 +32,12 @@ Name = TypeVar("Name", int, str)
 class Store(Queue, Registry):
     """A connected store; `open_store` makes one. Usable from several threads at once."""
 
+    def waiting(self) -> int:
+        """Open pairs that nobody has labelled yet; others want a second label."""
+        chosen = sa.select(sa.func.count()).where(sa.text("is_open = 1"), comparisons.c.given == 0)
+        with self.reading() as connection:
+            return int(connection.execute(chosen).scalar_one())
+
     def counts(self, now: float) -> Counts:
         """How much is there, in one state of the store; `now` decides which leases still hold."""
         with self.reading() as connection:
