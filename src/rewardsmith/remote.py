@@ -25,18 +25,13 @@ import numpy as np
 
 from rewardsmith.data.schema import Group, Message, Messages
 from rewardsmith.errors import ConfigError, ModelError
-from rewardsmith.scoring import Scores
+from rewardsmith.scoring import Scores, is_address
 
 KEY_VARIABLE = "REWARDSMITH_API_KEY"
 AT_ONCE = 64  # responses in a request
 CHARACTERS = 500_000  # and characters: far below a server's limit for a body
 ABOUT_A_GROUP = frozenset({413, 422})
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-
-
-def is_address(path: str) -> bool:
-    """Whether a model is named by the address of a server."""
-    return path.startswith(("http://", "https://"))
 
 
 class RemoteScorer:

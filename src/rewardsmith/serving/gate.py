@@ -124,7 +124,9 @@ class Gate:
             self._check_key(scope)
             held = self._reserve(scope)
             body = await self._body(scope, receive)
-            async with asyncio.timeout(self._seconds(scope)):
+            seconds = self._seconds(scope)
+            scope["deadline"] = time.monotonic() + seconds
+            async with asyncio.timeout(seconds):
                 left = await self._run(scope, body, receive, watched)
             if left:
                 self.service.note_left()

@@ -24,6 +24,7 @@ from rewardsmith.audit.tokens import explain
 from rewardsmith.data.schema import Group, Message
 from rewardsmith.errors import DataError
 from rewardsmith.scoring import Scores, p_better
+from rewardsmith.serving.batcher import Caller
 from rewardsmith.serving.refusals import Refusal
 from rewardsmith.serving.service import Service
 from rewardsmith.serving.wire import Client, MessageIn, Text, TheService, described, make_group, router
@@ -142,7 +143,7 @@ async def explain_answer(body: ExplainRequest, service: TheService, client: Clie
 class LoopScorer:
     """The service as a scorer for a thread beside its loop. Groups of many answers are asked in parts."""
 
-    def __init__(self, service: Service, client: str) -> None:
+    def __init__(self, service: Service, client: Caller) -> None:
         self.service, self.client = service, client
         self.loop = asyncio.get_running_loop()
 
@@ -182,7 +183,7 @@ def edits_of(answer: str) -> list[Made]:
     return [*made, Made("refusal", about, refusals())]
 
 
-async def edited(service: Service, client: str, group: Group, answer: str) -> list[EditOut]:
+async def edited(service: Service, client: Caller, group: Group, answer: str) -> list[EditOut]:
     """Each edit's reward against the answer's."""
     made = edits_of(answer)
     texts = list(dict.fromkeys([answer, *(text for edit in made for text in (*edit.texts, edit.placebo) if text)]))

@@ -13,7 +13,7 @@ from rewardsmith.data.schema import Group, text_of
 from rewardsmith.errors import RewardsmithError
 from rewardsmith.progress import say
 from rewardsmith.scoring import Scores
-from rewardsmith.serving.batcher import Batcher
+from rewardsmith.serving.batcher import Batcher, Caller
 from rewardsmith.serving.engine import Engine, Rows
 from rewardsmith.serving.metrics import Metrics
 from rewardsmith.serving.refusals import Refusal
@@ -35,8 +35,9 @@ class Service:
         self.ready = False
 
     async def start(self) -> None:
-        """Warm up; `ready` from then on."""
-        await asyncio.get_running_loop().run_in_executor(self.tokenising, self.engine.warm_up)
+        """Warm up; `ready` from then on. What that took says how much the first requests may pile up."""
+        tokens, seconds = await asyncio.get_running_loop().run_in_executor(self.tokenising, self.engine.warm_up)
+        self.batcher.measured(tokens, seconds)
         self.ready = True
         self.metrics.ready.set(1)
 
@@ -86,7 +87,7 @@ class Service:
 
     # -- scoring --------------------------------------------------------------------------------------------
 
-    async def score_groups(self, client: str, groups: Sequence[Group]) -> tuple[Engine, list[Scores]]:
+    async def score_groups(self, client: Caller, groups: Sequence[Group]) -> tuple[Engine, list[Scores]]:
         """Scores of each group, in order; one that cannot be rendered says why in `error`."""
         self._check_count(sum(len(group.responses) for group in groups))
         with self._accepted(client, sum(len(group.responses) for group in groups)):
@@ -118,7 +119,7 @@ class Service:
 
     async def score_rows(
         self,
-        client: str,
+        client: Caller,
         engine: Engine,
         rows: Sequence[Rows],
         answers: Sequence[str | None] = (),
@@ -155,18 +156,20 @@ class Service:
     async def _tokenised(self, call: Callable[[Any], Any], texts: Sequence[Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.tokenising, call, texts)
 
-    async def _rewards(self, client: str, engine: Engine, rows_GK: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    async def _rewards(
+        self, client: Caller, engine: Engine, rows_GK: Sequence[Sequence[np.ndarray]]
+    ) -> list[np.ndarray]:
         n_tokens = sum(len(row) for rows_K in rows_GK for row in rows_K)
         if n_tokens > self.limits.max_tokens:
             raise Refusal("large", f"{n_tokens} tokens; at most {self.limits.max_tokens} are allowed in a request")
-        return await self.batcher.submit(client, engine, rows_GK)
+        return await self.batcher.submit(client.name, engine, rows_GK, deadline=client.deadline)
 
     def _check_count(self, n_responses: int) -> None:
         if n_responses > (most := self.limits.max_responses):
             raise Refusal("large", f"batch size {n_responses} > maximum allowed batch size {most}")
 
-    def _accepted(self, client: str, n_responses: int) -> Any:
-        return self.batcher.accept(client, n_responses)
+    def _accepted(self, client: Caller, n_responses: int) -> Any:
+        return self.batcher.accept(client.name, n_responses)
 
     def _observe(self, scores: Scores, answers: Sequence[str]) -> None:
         self.metrics.scored(scores.rewards, scores.n_tokens, scores.truncated, answers)
