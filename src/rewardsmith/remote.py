@@ -56,12 +56,19 @@ class RemoteScorer:
         at_once: int = 4,
         ca_file: str | None = None,
     ) -> None:
-        parts = urlsplit(url)
-        if not is_address(url) or not parts.hostname or parts.query or parts.username:
+        try:
+            parts = urlsplit(url)
+            is_good = bool(is_address(url) and parts.hostname and not parts.query and not parts.username)
+            is_good = is_good and parts.port != 0
+        except ValueError:  # a port or an IPv6 address that is none
+            is_good = False
+        if not is_good:
             raise ConfigError(f"{url!r} is no address of a server; an example: http://127.0.0.1:8000")
         self.url, self.host, self.port = url, parts.hostname, parts.port
         self.path = parts.path.rstrip("/") + "/v1/reward"
-        self.key = key if key is not None else os.environ.get(KEY_VARIABLE)
+        self.key = (key if key is not None else os.environ.get(KEY_VARIABLE, "")).strip()
+        if not self.key.isascii() or not self.key.isprintable():
+            raise ConfigError(f"the key for {url} ({KEY_VARIABLE}) has characters that no header can hold")
         self.timeout, self.patience, self.at_once = timeout, patience, at_once
         self.tls = ssl.create_default_context(cafile=ca_file) if parts.scheme == "https" else None
         self.kept = threading.local()
@@ -109,7 +116,7 @@ class RemoteScorer:
                 if isinstance(error, ssl.SSLCertVerificationError):
                     raise ModelError(f"{self.url}: {error.verify_message}") from None
                 retry_after, said = 0.0, f"cannot be reached: {error or type(error).__name__}"
-            wait = max(retry_after, random.uniform(pause / 2, pause))
+            wait = retry_after + random.uniform(pause / 2, pause)  # clients sent away together come back apart
             if time.monotonic() + wait > until:
                 raise ModelError(f"{self.url} {said} (tried for {self.patience:g} s)")
             self.retries += 1

@@ -160,7 +160,7 @@ def test_who_leaves_is_not_computed() -> None:
     asyncio.run(run())
 
 
-def test_a_group_that_fails_fails_alone() -> None:
+def test_a_group_that_fails_fails_alone(capsys: pytest.CaptureFixture[str]) -> None:
     async def run() -> None:
         scorer = SlowScorer()
         served, (batcher, _) = engine(scorer), make(scorer)
@@ -176,6 +176,7 @@ def test_a_group_that_fails_fails_alone() -> None:
         batcher.close()
 
     asyncio.run(run())
+    assert "the model failed: ValueError: unlucky" in capsys.readouterr().err, "who runs the server learns why"
 
 
 def test_a_batch_is_of_one_model() -> None:

@@ -25,6 +25,7 @@ from typing import Protocol
 
 import numpy as np
 
+from rewardsmith.progress import say
 from rewardsmith.serving.engine import Engine
 from rewardsmith.serving.refusals import Refusal
 from rewardsmith.text.pack import distinct_tokens
@@ -298,6 +299,7 @@ def split_rows(rows_K: Sequence[np.ndarray], budget: int) -> Iterator[Sequence[n
 
 
 def _fail(job: Job, error: Exception) -> None:
+    say(f"the model failed: {type(error).__name__}: {' '.join(str(error).split())}")  # it saw tokens only, no text
     if not job.future.done():
         job.future.set_exception(Refusal("failed", f"the model failed: {type(error).__name__}"))
 

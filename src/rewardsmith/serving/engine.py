@@ -119,9 +119,15 @@ class Engine:
         """A rendered dialogue, or an answer of one, without the template's end."""
         tokenizer = self.scorer.renderer.tokenizer
         ends = tuple(token for token in (tokenizer.pad_token, tokenizer.eos_token, self.closing.strip()) if token)
-        while (bare := text.rstrip()).endswith(ends):
-            text = next(bare.removesuffix(end) for end in ends if bare.endswith(end))
-        return text
+        stop = len(text)  # a place, not a shorter text each time: a request may hold a million of these tokens
+        while True:
+            bare = stop
+            while bare and text[bare - 1].isspace():
+                bare -= 1
+            end = next((end for end in ends if text.endswith(end, 0, bare)), None)
+            if end is None:
+                return text[:stop]
+            stop = bare - len(end)
 
     def fitted(self, row: np.ndarray, limit: int | None) -> tuple[np.ndarray, str]:
         """A row cut to its last `limit` tokens, never more than the model reads, and whether it was cut."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -135,22 +136,33 @@ async def explain_answer(body: ExplainRequest, service: TheService, client: Clie
         row = (await asyncio.to_thread(explain, scorer, group, by=by))[0]
     except DataError as error:
         raise Refusal("invalid", str(error)) from None
+    finally:
+        scorer.stop()
     units = [UnitOut(start=u["start"], end=u["end"], value=u["value"]) for u in row["units"]]
     edits = await edited(service, client, group, body.response)
     return ExplainResponse(reward=row["reward"], by=row["by"], units=units, edits=edits)
 
 
 class LoopScorer:
-    """The service as a scorer for a thread beside its loop. Groups of many answers are asked in parts."""
+    """The service as a scorer for a thread beside its loop; `stop` gives up what it asks, as its client has."""
 
     def __init__(self, service: Service, client: Caller) -> None:
         self.service, self.client = service, client
         self.loop = asyncio.get_running_loop()
+        self.asked: Future[tuple[Any, list[Scores]]] | None = None
+        self.stopped = False
 
     def score(self, groups: Sequence[Group]) -> list[Scores]:
-        call = self.service.score_groups(self.client, groups)
-        _, scores = asyncio.run_coroutine_threadsafe(call, self.loop).result()
+        self.asked = asyncio.run_coroutine_threadsafe(self.service.score_groups(self.client, groups), self.loop)
+        if self.stopped:
+            self.asked.cancel()
+        _, scores = self.asked.result()
         return scores
+
+    def stop(self) -> None:
+        self.stopped = True
+        if self.asked is not None:
+            self.asked.cancel()
 
 
 @dataclass(frozen=True)

@@ -57,9 +57,11 @@ class Service:
             loop = asyncio.get_running_loop()
             try:
                 engine = await loop.run_in_executor(None, self._load)
-            except (RewardsmithError, OSError, RuntimeError) as error:
+            except Exception as error:  # whatever is wrong with the new one, the old one serves
                 self.metrics.reloads.labels("failed").inc()
-                say(f"the model stays as it was: {' '.join(str(error).split())}")
+                known = isinstance(error, RewardsmithError)
+                said = " ".join(str(error).split())
+                say(f"the model stays as it was: {said if known else f'{type(error).__name__}: {said}'}")
                 raise Refusal("failed", "the new model cannot be loaded; the old one stays (see the log)") from None
             self.engine = engine
             self.metrics.reloads.labels("done").inc()
