@@ -58,13 +58,12 @@ class RemoteScorer:
     ) -> None:
         try:
             parts = urlsplit(url)
-            is_good = bool(is_address(url) and parts.hostname and not parts.query and not parts.username)
-            is_good = is_good and parts.port != 0
+            host, port = parts.hostname, parts.port
         except ValueError:  # a port or an IPv6 address that is none
-            is_good = False
-        if not is_good:
+            host, port = None, None
+        if not host or not is_address(url) or parts.query or parts.username:
             raise ConfigError(f"{url!r} is no address of a server; an example: http://127.0.0.1:8000")
-        self.url, self.host, self.port = url, parts.hostname, parts.port
+        self.url, self.host, self.port = url, host, port
         self.path = parts.path.rstrip("/") + "/v1/reward"
         self.key = (key if key is not None else os.environ.get(KEY_VARIABLE, "")).strip()
         if not self.key.isascii() or not self.key.isprintable():

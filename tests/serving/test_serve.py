@@ -24,6 +24,7 @@ from rewardsmith.last_layer import fit_laplace
 from rewardsmith.serving.batcher import Caller
 from rewardsmith.serving.engine import Engine
 from rewardsmith.serving.playground import LoopScorer
+from rewardsmith.serving.service import Service
 from rewardsmith.serving.settings import Limits
 from tests.serving.conftest import running, start, tiny_engine, tiny_scorer
 from tests.sockets import Running
@@ -211,6 +212,30 @@ def test_a_model_that_cannot_be_read_leaves_the_old_one() -> None:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
     yield from start()
+
+
+def test_a_reload_outlives_the_request_for_it() -> None:
+    async def run() -> None:
+        go = threading.Event()
+
+        def load() -> Any:
+            assert go.wait(10)
+            return tiny_engine(1)
+
+        service = Service(tiny_engine(), load, Limits())
+        await service.start()
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(service.reload(), 0.05)
+        assert service.engine.artifact == "hash-0"
+        go.set()
+        while service.reloading:
+            await asyncio.sleep(0.01)
+        assert service.engine.artifact == "hash-1"
+        assert service.metrics.total("rewardsmith_reloads_total", outcome="done") == 2, "one after the other"
+        await service.stop()
+
+    asyncio.run(run())
 
 
 def test_what_an_explanation_asks_is_given_up_with_it() -> None:

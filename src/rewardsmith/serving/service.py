@@ -30,8 +30,11 @@ class Service:
         self.batcher = Batcher(
             tokens_per_batch=engine.scorer.tokens_per_batch, most_waiting=limits.max_waiting, observer=self.metrics
         )
+        self.metrics.waiting.set_function(lambda: self.batcher.n_accepted)
+        self.metrics.waiting_tokens.set_function(lambda: self.batcher.waiting_tokens)
         self.tokenising = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
         self.loading = asyncio.Lock()
+        self.reloading: set[asyncio.Task[Engine]] = set()
         self.ready = False
 
     async def start(self) -> None:
@@ -51,8 +54,20 @@ class Service:
     async def reload(self) -> Engine:
         """Read the model again and serve it from now on; requests that are under way keep the old one.
 
-        Refusal where it cannot be loaded: the old one stays.
+        Refusal where it cannot be loaded: the old one stays. A caller that is cancelled (its deadline may be shorter
+        than the loading of a large model) does not end the change.
         """
+        task = asyncio.ensure_future(self._reload())
+        self.reloading.add(task)
+        task.add_done_callback(self._reloaded)
+        return await asyncio.shield(task)
+
+    def _reloaded(self, task: asyncio.Task[Engine]) -> None:
+        self.reloading.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at: where nobody waits any more, it was said in the log
+
+    async def _reload(self) -> Engine:
         async with self.loading:
             loop = asyncio.get_running_loop()
             try:
@@ -85,7 +100,6 @@ class Service:
     def note(self, path: str, status: int, seconds: float) -> None:
         self.metrics.requests.labels(path, str(status)).inc()
         self.metrics.seconds.labels(path).observe(seconds)
-        self.metrics.waiting.set(self.batcher.n_accepted)
 
     # -- scoring --------------------------------------------------------------------------------------------
 
@@ -175,8 +189,6 @@ class Service:
 
     def _observe(self, scores: Scores, answers: Sequence[str]) -> None:
         self.metrics.scored(scores.rewards, scores.n_tokens, scores.truncated, answers)
-        self.metrics.waiting.set(self.batcher.n_accepted)
-        self.metrics.waiting_tokens.set(self.batcher.waiting_tokens)
 
 
 def groups_of(prompts: Sequence[str | None], n: int) -> list[list[int]]:
