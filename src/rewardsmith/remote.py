@@ -25,18 +25,13 @@ import numpy as np
 
 from rewardsmith.data.schema import Group, Message, Messages
 from rewardsmith.errors import ConfigError, ModelError
-from rewardsmith.scoring import Scores
+from rewardsmith.scoring import Scores, is_address
 
 KEY_VARIABLE = "REWARDSMITH_API_KEY"
 AT_ONCE = 64  # responses in a request
 CHARACTERS = 500_000  # and characters: far below a server's limit for a body
 ABOUT_A_GROUP = frozenset({413, 422})
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-
-
-def is_address(path: str) -> bool:
-    """Whether a model is named by the address of a server."""
-    return path.startswith(("http://", "https://"))
 
 
 class RemoteScorer:
@@ -61,12 +56,18 @@ class RemoteScorer:
         at_once: int = 4,
         ca_file: str | None = None,
     ) -> None:
-        parts = urlsplit(url)
-        if not is_address(url) or not parts.hostname or parts.query or parts.username:
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:  # a port or an IPv6 address that is none
+            host, port = None, None
+        if not host or not is_address(url) or parts.query or parts.username:
             raise ConfigError(f"{url!r} is no address of a server; an example: http://127.0.0.1:8000")
-        self.url, self.host, self.port = url, parts.hostname, parts.port
+        self.url, self.host, self.port = url, host, port
         self.path = parts.path.rstrip("/") + "/v1/reward"
-        self.key = key if key is not None else os.environ.get(KEY_VARIABLE)
+        self.key = (key if key is not None else os.environ.get(KEY_VARIABLE, "")).strip()
+        if not self.key.isascii() or not self.key.isprintable():
+            raise ConfigError(f"the key for {url} ({KEY_VARIABLE}) has characters that no header can hold")
         self.timeout, self.patience, self.at_once = timeout, patience, at_once
         self.tls = ssl.create_default_context(cafile=ca_file) if parts.scheme == "https" else None
         self.kept = threading.local()
@@ -114,7 +115,7 @@ class RemoteScorer:
                 if isinstance(error, ssl.SSLCertVerificationError):
                     raise ModelError(f"{self.url}: {error.verify_message}") from None
                 retry_after, said = 0.0, f"cannot be reached: {error or type(error).__name__}"
-            wait = max(retry_after, random.uniform(pause / 2, pause))
+            wait = retry_after + random.uniform(pause / 2, pause)  # clients sent away together come back apart
             if time.monotonic() + wait > until:
                 raise ModelError(f"{self.url} {said} (tried for {self.patience:g} s)")
             self.retries += 1

@@ -24,9 +24,9 @@ import numpy as np
 from rewardsmith.aggregation import How, check_aggregate
 from rewardsmith.data.schema import Group, content_hash
 from rewardsmith.errors import ConfigError
-from rewardsmith.remote import RemoteScorer, is_address
+from rewardsmith.remote import RemoteScorer
 from rewardsmith.scorers import JointScorer, ModelScorer, Precision, load_scorer, n_members, reading_of
-from rewardsmith.scoring import Reading, Scores
+from rewardsmith.scoring import Reading, Scores, is_address
 from rewardsmith.text.token_cache import cache_folder
 
 META = "reward_model.json"

@@ -17,7 +17,7 @@ from rewardsmith.aggregation import How, check_aggregate
 from rewardsmith.data.schema import Group
 from rewardsmith.errors import ConfigError, ModelError
 from rewardsmith.last_layer import HeadDropout, Uncertainty, check_dropout, read_posterior
-from rewardsmith.scoring import Reading, Scores, no_scores
+from rewardsmith.scoring import Reading, Scores, is_address, no_scores
 from rewardsmith.statistics import Floats
 from rewardsmith.temperature import of_artifact
 from rewardsmith.text.render import Encoded, Renderer, RenderReport
@@ -259,7 +259,7 @@ def load_scorer(
     """
     import torch
 
-    if path.startswith(("http://", "https://")):
+    if is_address(path):
         raise ConfigError(f"{path}: a server gives rewards only, and this needs the weights; name the model's folder")
     from rewardsmith.model.artifact import load_parts, read_meta
     from rewardsmith.model.onnx_file import is_onnx, load_onnx

@@ -41,6 +41,11 @@ ROW_KEYS = (
 CHUNK = 256  # groups in memory at a time; sorted by length inside, so that batches are even
 
 
+def is_address(path: str) -> bool:
+    """Whether a model is named by the address of a server, and not as a folder or hub name."""
+    return path.lower().startswith(("http://", "https://"))
+
+
 @dataclass(frozen=True)
 class Scores:
     """One group's rewards.

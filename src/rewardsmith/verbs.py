@@ -92,9 +92,9 @@ class Score(AggregateOptions):
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.adjustment import AdjustedScorer, of_artifact
         from rewardsmith.model.artifact import read_meta
-        from rewardsmith.remote import RemoteScorer, is_address
+        from rewardsmith.remote import RemoteScorer
         from rewardsmith.scorers import JointScorer, ModelScorer
-        from rewardsmith.scoring import check_score_output, score_file
+        from rewardsmith.scoring import check_score_output, is_address, score_file
 
         output = check_score_output(self.output, overwrite=self.overwrite, resume=self.resume)
         report = ReadReport()
@@ -131,8 +131,8 @@ class Score(AggregateOptions):
     def _run_bulk(self, groups: Iterator[Group], report: ReadReport, common: Common) -> dict[str, Any]:
         from rewardsmith.adjustment import of_artifact
         from rewardsmith.model.artifact import read_meta
-        from rewardsmith.remote import is_address
         from rewardsmith.scorers import n_members
+        from rewardsmith.scoring import is_address
 
         if is_address(self.model):
             raise ConfigError(f"--engine ray: its workers need the weights, not the server {self.model}; name a folder")

@@ -165,7 +165,7 @@ class RefreshIngest(SamplerOptions):
 
     def _rewarded(self, common: Common) -> tuple[list[Pool], list[Floats], list[dict[str, Any]]]:
         from rewardsmith.refresh.ingest import recorded_pools, scored_pools
-        from rewardsmith.remote import is_address
+        from rewardsmith.scoring import is_address
 
         assert self.reward is not None
         if not (is_address(self.reward) or Path(self.reward).is_dir()):

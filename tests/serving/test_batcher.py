@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -159,7 +160,7 @@ def test_who_leaves_is_not_computed() -> None:
     asyncio.run(run())
 
 
-def test_a_group_that_fails_fails_alone() -> None:
+def test_a_group_that_fails_fails_alone(capsys: pytest.CaptureFixture[str]) -> None:
     async def run() -> None:
         scorer = SlowScorer()
         served, (batcher, _) = engine(scorer), make(scorer)
@@ -175,6 +176,7 @@ def test_a_group_that_fails_fails_alone() -> None:
         batcher.close()
 
     asyncio.run(run())
+    assert "the model failed: ValueError: unlucky" in capsys.readouterr().err, "who runs the server learns why"
 
 
 def test_a_batch_is_of_one_model() -> None:
@@ -219,3 +221,101 @@ def test_parts_of_a_group_fit_the_budget_and_lose_nothing(budget: int) -> None:
     parts = list(split_rows(group, budget))
     assert [row.tolist() for part in parts for row in part] == [row.tolist() for row in group]
     assert all(len(part) == 1 or distinct_tokens(part) <= budget for part in parts)
+
+
+class PacedScorer(SlowScorer):
+    """Computes at a known rate of tokens a second."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def reward_batch(self, rows_GK: list[list[np.ndarray]]) -> list[np.ndarray]:
+        time.sleep(sum(len(row) for rows_K in rows_GK for row in rows_K) / self.rate)
+        self.go.release()
+        return super().reward_batch(rows_GK)
+
+
+def test_what_cannot_be_done_in_time_is_refused_at_once_and_what_is_accepted_is_done_in_time() -> None:
+    """16 clients, each with 100 tokens, at 2,000 a second: the last would wait 0.8 s, and may wait 0.4 s."""
+
+    async def ask(batcher: Batcher, served: Any, n: int, seconds: float) -> tuple[int, float]:
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(seconds):
+                await batcher.submit(f"{n}", served, [rows([n] * 100)], deadline=started + seconds)
+            status = 200
+        except Refusal as refusal:
+            status = refusal.status
+        except TimeoutError:
+            status = 504
+        return status, time.monotonic() - started
+
+    async def run(known: bool) -> list[tuple[int, float]]:
+        scorer = PacedScorer(2000)
+        served, (batcher, _) = engine(scorer), make(scorer, budget=100)
+        if known:
+            batcher.measured(2000, 1.0)
+        found = await asyncio.gather(*(ask(batcher, served, n, 0.4) for n in range(20, 36)))
+        batcher.close()
+        return found
+
+    found = asyncio.run(run(known=True))
+    assert {status for status, _ in found} == {200, 429}, "none is late"
+    assert all(seconds < 0.1 for status, seconds in found if status == 429)
+    assert 4 <= sum(status == 200 for status, _ in found) <= 7, "0.8 of 0.4 s are 6 of them"
+    assert 504 in {status for status, _ in asyncio.run(run(known=False))}, "without a rate all are tried"
+
+
+def test_turns_decide_how_long_a_client_waits() -> None:
+    async def run() -> None:
+        scorer = SlowScorer()
+        served, (batcher, _) = engine(scorer), make(scorer, budget=4)
+        batcher.measured(10, 1.0)
+        first = await occupied(batcher, served)
+        greedy = asyncio.ensure_future(batcher.submit("greedy", served, [rows([n, 1, 2, 3]) for n in range(50)]))
+        await queued(batcher, 200)
+        # 20 s of another's work wait. One unit has one of its units ahead (0.4 s), and takes 0.1 s itself.
+        soon = time.monotonic() + 2
+        modest = asyncio.ensure_future(batcher.submit("modest", served, [rows([7])], deadline=soon))
+        await queued(batcher, 201)
+        for client, groups in (("other", [rows([n]) for n in range(5)]), ("greedy", [rows([1])])):
+            with pytest.raises(Refusal) as caught:
+                await batcher.submit(client, served, groups, deadline=time.monotonic() + 2)
+            assert caught.value.status == 429
+        assert (caught.value.retry_after or 0) == pytest.approx(20.2 + 0.1 - 0.8 * 2, abs=0.5), "when it would do"
+        assert batcher.waiting_tokens == 201, "what is refused leaves nothing behind"
+        for task in (greedy, modest):
+            task.cancel()
+        await asyncio.sleep(0)
+        # All that waits was given up: nothing is ahead, and what has no chance is tried as well.
+        tried = asyncio.ensure_future(
+            batcher.submit("late", served, [rows([1] * 99)], deadline=time.monotonic() + 0.01)
+        )
+        scorer.go.release(100)
+        assert (await tried)[0].tolist() == [[99.0]]
+        await first
+        batcher.close()
+
+    asyncio.run(run())
+
+
+def test_the_rate_counts_tokens_as_the_queue_does_and_is_that_of_large_batches() -> None:
+    batcher, _ = make(SlowScorer())
+    assert batcher.rate == 0
+    for _ in range(50):
+        batcher.measured(40, 0.1)
+    assert batcher.rate == pytest.approx(400)
+    batcher.measured(4000, 1.0)
+    assert 2500 < batcher.rate < 4000
+    batcher.close()
+
+    async def shared() -> float:
+        scorer = PacedScorer(1000)
+        served, (batcher, _) = engine(scorer), make(scorer, budget=8)
+        same = rows([1, 2, 3, 4, 5, 6])
+        await asyncio.gather(*(batcher.submit(f"{n}", served, [same]) for n in range(4)))
+        batcher.close()
+        return batcher.rate
+
+    assert 600 < asyncio.run(shared()) < 1100, "of 24 tokens in the queue, not of the 6 that were computed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import socket
@@ -11,12 +12,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fastapi.exceptions import RequestValidationError
 
 from rewardsmith.data.schema import Group, Message
 from rewardsmith.errors import ConfigError, ModelError
 from rewardsmith.remote import RemoteScorer
-from rewardsmith.serving.gate import host_name, is_loopback, presented_keys
+from rewardsmith.serving.gate import Gate, host_name, is_loopback, presented_keys
 from rewardsmith.serving.keys import KeyRing, add_key
+from rewardsmith.serving.refusals import Refusal, validation_refusal
 from rewardsmith.serving.run import check_address, check_tls, listen, serve
 from rewardsmith.serving.settings import Limits
 from tests.serving.conftest import running, start, tiny_engine, tiny_scorer
@@ -198,6 +201,94 @@ def test_a_slow_client_is_let_go(small: Running, data: bytes, pause: float) -> N
     said = raw(small, data, pause=pause)
     assert time.monotonic() - started < 4.5, "the server ended it"
     assert said == b"" or said.startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize("head", ["Content-Length: 10000", "Transfer-Encoding: chunked"])
+def test_who_has_no_key_holds_no_place_with_a_body(small: Running, head: str) -> None:
+    said = raw(small, f"GET / HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode())
+    assert said.startswith(b"HTTP/1.1 413")
+    assert b"this path takes no body" in said
+
+
+def test_a_body_full_of_faults_is_refused_at_once() -> None:
+    started = time.monotonic()
+    refusal = validation_refusal(
+        RequestValidationError([{"type": "x", "loc": ("body", n, "b"), "msg": "wrong"} for n in range(200_000)])
+    )
+    assert (refusal.kind, refusal.message) == ("invalid", "0.b: wrong")
+    assert time.monotonic() - started < 5, "each fault is looked at once"
+
+
+def gated(app: Any, behind: Any, **options: Any) -> Gate:
+    def answer(path: str, refusal: Refusal) -> tuple[int, bytes, dict[str, str]]:
+        return refusal.status, b"", {}
+
+    return Gate(app, service=behind, keys=KeyRing(), hosts=(), paths=frozenset({"/x"}), answer=answer, **options)
+
+
+class Noted:
+    """What a gate notes of its requests."""
+
+    limits = Limits()
+
+    def __init__(self) -> None:
+        self.left = 0
+        self.statuses: list[int] = []
+
+    def wait_seconds(self) -> float:
+        return 1.0
+
+    def note_left(self) -> None:
+        self.left += 1
+
+    def note(self, path: str, status: int, seconds: float) -> None:
+        self.statuses.append(status)
+
+
+def pass_through(gate: Gate) -> None:
+    """One request whose client leaves as soon as it has its answer."""
+
+    async def run() -> None:
+        answered = asyncio.Event()
+        messages = [{"type": "http.request", "body": b"", "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            if messages:
+                return messages.pop()
+            await answered.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.body":
+                answered.set()
+
+        await gate({"type": "http", "path": "/x", "method": "POST", "headers": []}, receive, send)
+
+    asyncio.run(run())
+
+
+def test_who_has_the_whole_answer_has_not_left_before_it() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"all"})
+        await asyncio.sleep(0.05)  # what an application does after its answer
+
+    noted = Noted()
+    pass_through(gated(app, noted))
+    assert (noted.left, noted.statuses) == (0, [200])
+
+
+@pytest.mark.parametrize("log_texts", [False, True])
+def test_a_fault_of_ours_is_logged_without_texts(log_texts: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise ValueError("a private text")
+
+    noted = Noted()
+    pass_through(gated(app, noted, log_texts=log_texts))
+    said = capsys.readouterr().err
+    assert noted.statuses == [500]
+    assert "ValueError" in said
+    assert ("ValueError: a private text" in said) == log_texts
 
 
 def test_control_characters_are_texts_like_others(small: Running) -> None:

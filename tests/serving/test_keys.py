@@ -51,6 +51,31 @@ def test_given_keys() -> None:
         assert ring.find(wrong) is None
     with pytest.raises(ConfigError, match="at least 16"):
         KeyRing(["short"])
+    for unusable in ("a-key-that-ends-in-a-line\n", "ein-langer-schlüssel-mit-umlaut"):
+        with pytest.raises(ConfigError, match="no request could show"):
+            KeyRing([unusable])
+
+
+def test_a_key_revoked_while_the_file_is_read_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "LOOK_AGAIN_S", 0.0)
+    file = tmp_path / "keys.txt"
+    key = add_key(file, "leaving")
+
+    def read_then_changed(path: Path) -> list[keys.Key]:
+        found = read_keys(path)
+        monkeypatch.undo()
+        revoke_key(path, "leaving")
+        return found
+
+    monkeypatch.setattr(keys, "read_keys", read_then_changed)
+    ring = KeyRing([], file)
+    ring.looked -= 2
+    assert ring.find(key) is None
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be written: No such file"):
+        add_key(tmp_path / "nowhere" / "keys.txt", "one")
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

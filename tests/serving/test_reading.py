@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rewardsmith.scoring import Reading
 from rewardsmith.serving.engine import Engine, load_engine, reading_hash
 from rewardsmith.serving.service import groups_of
 from rewardsmith.text.render import RenderConfig, Renderer
-from tests.serving.conftest import Running, running, tiny_scorer
+from tests.serving.conftest import Running, running, tiny_engine, tiny_scorer
 from tests.test_verbs_serve import saved
 from tests.tiny import tiny_tokenizer, tiny_trunk
 
@@ -148,3 +149,11 @@ def test_expected_rewards_are_the_bounded_ones() -> None:
 def test_rows_of_one_prompt_belong_together() -> None:
     assert groups_of([], 3) == [[0], [1], [2]]
     assert groups_of(["a", None, "b", "a", None], 5) == [[0, 3], [1], [2], [4]]
+
+
+def test_a_dialogue_that_ends_a_hundred_thousand_times_is_opened_at_once() -> None:
+    engine = tiny_engine()
+    end = str(engine.scorer.renderer.tokenizer.eos_token)
+    started = time.monotonic()
+    assert engine.opened("an answer " + f"{end} \n" * 100_000) == "an answer "
+    assert time.monotonic() - started < 2, "each place is looked at once"

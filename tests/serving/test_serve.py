@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import http.client
 import itertools
 import json
@@ -19,7 +21,10 @@ import pytest
 
 from rewardsmith.data.schema import Group, Message
 from rewardsmith.last_layer import fit_laplace
+from rewardsmith.serving.batcher import Caller
 from rewardsmith.serving.engine import Engine
+from rewardsmith.serving.playground import LoopScorer
+from rewardsmith.serving.service import Service
 from rewardsmith.serving.settings import Limits
 from tests.serving.conftest import running, start, tiny_engine, tiny_scorer
 from tests.sockets import Running
@@ -189,17 +194,70 @@ def test_a_model_that_cannot_be_read_leaves_the_old_one() -> None:
     from rewardsmith.errors import ModelError
     from rewardsmith.serving.keys import KeyRing
 
+    errors = [ModelError("/some/secret/place has no reward head"), KeyError("secret"), MemoryError()]
+
     def load() -> Any:
-        raise ModelError("/some/secret/place has no reward head")
+        raise errors.pop()
 
     key = "an-admin-key-of-the-test"
     with running(load=load, keys=KeyRing([key])) as server:
         headers = {"x-api-key": key}
-        reply = server.post("/admin/reload", None, headers=headers)
-        assert (reply.status, "secret" in reply.body.decode()) == (500, False)
+        while errors:
+            reply = server.post("/admin/reload", None, headers=headers)
+            assert (reply.status, "secret" in reply.body.decode()) == (500, False)
+            assert "the old one stays" in reply.json["error"]["message"]
         assert server.post("/v1/reward", {"messages": [], "responses": ["a"]}, headers=headers).status == 200
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
     yield from start()
+
+
+def test_a_reload_outlives_the_request_for_it() -> None:
+    async def run() -> None:
+        go = threading.Event()
+
+        def load() -> Any:
+            assert go.wait(10)
+            return tiny_engine(1)
+
+        service = Service(tiny_engine(), load, Limits())
+        await service.start()
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(service.reload(), 0.05)
+        assert service.engine.artifact == "hash-0"
+        go.set()
+        while service.reloading:
+            await asyncio.sleep(0.01)
+        assert service.engine.artifact == "hash-1"
+        assert service.metrics.total("rewardsmith_reloads_total", outcome="done") == 2, "one after the other"
+        await service.stop()
+
+    asyncio.run(run())
+
+
+def test_what_an_explanation_asks_is_given_up_with_it() -> None:
+    async def run() -> None:
+        begun, ended = asyncio.Event(), asyncio.Event()
+
+        class Busy:
+            async def score_groups(self, client: Any, groups: Any) -> Any:
+                begun.set()
+                try:
+                    await asyncio.sleep(30)
+                finally:
+                    ended.set()
+
+        scorer = LoopScorer(Busy(), Caller("a"))  # type: ignore[arg-type]
+        asking = asyncio.ensure_future(asyncio.to_thread(scorer.score, []))
+        await asyncio.wait_for(begun.wait(), 5)
+        scorer.stop()
+        await asyncio.wait_for(ended.wait(), 5)
+        with pytest.raises((asyncio.CancelledError, concurrent.futures.CancelledError)):
+            await asking
+        with pytest.raises((asyncio.CancelledError, concurrent.futures.CancelledError)):
+            await asyncio.to_thread(scorer.score, [])
+
+    asyncio.run(run())

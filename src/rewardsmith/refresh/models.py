@@ -34,8 +34,7 @@ from rewardsmith.refresh.status import TRAINED, label_mark
 from rewardsmith.refresh.store import Store
 from rewardsmith.refresh.tables import draws, sa
 from rewardsmith.refresh.train import Rounds, VariantOptions, train_rounds
-from rewardsmith.remote import is_address
-from rewardsmith.scoring import Scorer
+from rewardsmith.scoring import Scorer, is_address
 from rewardsmith.statistics import Floats
 from rewardsmith.temperature import of_artifact
 from rewardsmith.training.config import TrainConfig

@@ -14,9 +14,8 @@ from rewardsmith.refresh.connect import parts
 from rewardsmith.refresh.project import Project
 from rewardsmith.refresh.records import Model
 from rewardsmith.refresh.store import Store
-from rewardsmith.remote import is_address
 from rewardsmith.score_cache import META, model_hash
-from rewardsmith.scoring import Scorer
+from rewardsmith.scoring import Scorer, is_address
 from rewardsmith.temperature import of_artifact
 
 PROMPTS_AT_ONCE = 32  # scored and kept together

@@ -29,7 +29,8 @@ DIALECTS = (wire_own, wire_vllm, wire_tei, wire_openrlhf)
 ABOUT = (
     "Rewards of a reward model, in the HTTP shapes of vLLM, Text Embeddings Inference and OpenRLHF, and in our own. "
     "A server that asks for keys takes them as `Authorization: Bearer KEY` or `X-API-Key: KEY`. "
-    "`X-Timeout-Seconds` sets a deadline, after which a request is dropped unanswered (504)."
+    "`X-Timeout-Seconds` sets a deadline, after which a request is dropped unanswered (504); one that "
+    "the queue would keep longer than that is refused at once (429)."
 )
 
 operations = router("operations")

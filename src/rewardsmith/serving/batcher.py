@@ -1,7 +1,8 @@
 """Requests of all clients, packed together for the one thread that computes.
 
     accept    how many responses wait is bounded; what does not fit is refused with the time after which to ask again
-    submit    a job's groups become units of at most one batch, queued by client
+    submit    a job's groups become units of at most one batch, queued by client; refused at once where what is ahead of
+              them would take longer than their deadline allows
     run       the model thread takes units from the clients in turn until the budget of distinct tokens is full, so
               that equal beginnings are paid for once whoever sent them; while it computes, the next batch gathers
 
@@ -12,24 +13,36 @@ takes over.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
 
+from rewardsmith.progress import say
 from rewardsmith.serving.engine import Engine
 from rewardsmith.serving.refusals import Refusal
 from rewardsmith.text.pack import distinct_tokens
 
 FULL = 0.9  # of the budget: a batch that has so many distinct tokens need not be filled further
 MOST_COUNTS = 64  # times that a batch's distinct tokens are counted
-RATE_MEMORY = 0.8  # of the old rate kept at each batch
+RATE_MEMORY = 0.8  # of the tokens and seconds of earlier batches that count at each batch
+SURE = 0.8  # of the seconds left, those that may be planned: a rate measured so far is not that of the next batches
 MOST_WAIT_S = 60.0  # a refusal names no longer time
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, for fairness (a key's name, or a connection), and until when (`time.monotonic`) an answer is of use."""
+
+    name: str
+    deadline: float = math.inf
 
 
 @dataclass(eq=False)
@@ -79,7 +92,8 @@ class Batcher:
         self.wake = threading.Condition()
         self.accepted: dict[str, int] = {}
         self.waiting_tokens = 0
-        self.rate = 0.0  # distinct tokens a second, a running mean
+        self.measured_tokens = self.measured_seconds = 0.0  # of recent batches
+        self.busy_tokens, self.busy_since = 0, 0.0  # of the batch that is computed
         self.closing = False
         self.thread = threading.Thread(target=self._run, name="model", daemon=True)
         self.thread.start()
@@ -106,12 +120,29 @@ class Batcher:
             if not self.accepted[client]:
                 del self.accepted[client]
 
+    @property
+    def rate(self) -> float:
+        """Tokens of the queue computed in a second; 0: not known. Large batches count by their size: they are what a
+        full queue is computed in.
+        """
+        return self.measured_tokens / self.measured_seconds if self.measured_seconds else 0.0
+
+    def measured(self, n_tokens: int, seconds: float) -> None:
+        """A batch was computed. Tokens are counted as in the queue: what units share is in each of them."""
+        self.measured_tokens = RATE_MEMORY * self.measured_tokens + n_tokens
+        self.measured_seconds = RATE_MEMORY * self.measured_seconds + max(seconds, 1e-6)
+
     def wait_seconds(self) -> float:
         """About how long the queue takes."""
         return min(max(1.0, self.waiting_tokens / self.rate if self.rate else 1.0), MOST_WAIT_S)
 
-    async def submit(self, client: str, engine: Engine, rows_GK: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
-        """`reward_batch` of each group's rows. A caller that is cancelled takes its units out of the queue."""
+    async def submit(
+        self, client: str, engine: Engine, rows_GK: Sequence[Sequence[np.ndarray]], *, deadline: float = math.inf
+    ) -> list[np.ndarray]:
+        """`reward_batch` of each group's rows. A caller that is cancelled takes its units out of the queue.
+
+        Refusal where the queue would keep them beyond the deadline (`time.monotonic`).
+        """
         if not rows_GK:
             return []
         loop = asyncio.get_running_loop()
@@ -126,11 +157,37 @@ class Batcher:
         for unit in units:
             job.rewards[unit.group].append(np.empty((0, 0)))
         with self.wake:
+            self._check_deadline(client, units, deadline - time.monotonic())
             self.queues.setdefault(client, deque()).extend(units)
             self.waiting_tokens += sum(unit.n_tokens for unit in units)
             self.wake.notify()
         await job.future
         return [np.concatenate(parts, axis=1) for parts in job.rewards]
+
+    def _check_deadline(self, client: str, units: Sequence[Unit], seconds_left: float) -> None:
+        """Refusal where units would not be done in time. Where nothing waits, or no rate is known, they are tried."""
+        ahead, rate = self._tokens_ahead(client, len(units)), self.rate
+        if not ahead or not rate:
+            return
+        under_way = max(0.0, self.busy_tokens / rate - (time.monotonic() - self.busy_since)) if self.busy_tokens else 0
+        seconds = under_way + (ahead + sum(unit.n_tokens for unit in units)) / rate
+        if seconds > SURE * seconds_left:
+            raise Refusal(
+                "overloaded",
+                "more is waiting than can be computed before this request's deadline",
+                retry_after=min(max(1.0, seconds - SURE * seconds_left), MOST_WAIT_S),
+            )
+
+    def _tokens_ahead(self, client: str, n_units: int) -> int:
+        """Tokens that wait and are computed before the next `n_units` of a client are: its own, and of every other
+        client's as many units as there are turns until then.
+        """
+        waiting = {
+            name: [unit.n_tokens for unit in queue if not unit.job.future.done()] for name, queue in self.queues.items()
+        }
+        own = waiting.pop(client, [])
+        turns = len(own) + n_units
+        return sum(own) + sum(sum(islice(others, turns)) for others in waiting.values())
 
     def close(self) -> None:
         """Compute what is queued, then end the thread."""
@@ -149,8 +206,11 @@ class Batcher:
                 if not self.queues:
                     return
                 units = self._take()
+                self.busy_tokens, self.busy_since = sum(unit.n_tokens for unit in units), time.monotonic()
             if units:
                 self._compute(units)
+            with self.wake:
+                self.busy_tokens = 0
 
     def _take(self) -> list[Unit]:
         """The next batch: units of one engine from the clients in turn. Who was served goes to the end of the row.
@@ -202,8 +262,8 @@ class Batcher:
             return
         seconds = time.monotonic() - started
         computed = scorer.n_tokens - before
-        rate = computed / max(seconds, 1e-6)
-        self.rate = rate if not self.rate else RATE_MEMORY * self.rate + (1 - RATE_MEMORY) * rate
+        with self.wake:
+            self.measured(sum(unit.n_tokens for unit in units), seconds)
         batch = Batch(
             fill=computed / self.tokens_per_batch,
             seconds=seconds,
@@ -239,6 +299,7 @@ def split_rows(rows_K: Sequence[np.ndarray], budget: int) -> Iterator[Sequence[n
 
 
 def _fail(job: Job, error: Exception) -> None:
+    say(f"the model failed: {type(error).__name__}: {' '.join(str(error).split())}")  # it saw tokens only, no text
     if not job.future.done():
         job.future.set_exception(Refusal("failed", f"the model failed: {type(error).__name__}"))
 

@@ -119,9 +119,15 @@ class Engine:
         """A rendered dialogue, or an answer of one, without the template's end."""
         tokenizer = self.scorer.renderer.tokenizer
         ends = tuple(token for token in (tokenizer.pad_token, tokenizer.eos_token, self.closing.strip()) if token)
-        while (bare := text.rstrip()).endswith(ends):
-            text = next(bare.removesuffix(end) for end in ends if bare.endswith(end))
-        return text
+        stop = len(text)  # a place, not a shorter text each time: a request may hold a million of these tokens
+        while True:
+            bare = stop
+            while bare and text[bare - 1].isspace():
+                bare -= 1
+            end = next((end for end in ends if text.endswith(end, 0, bare)), None)
+            if end is None:
+                return text[:stop]
+            stop = bare - len(end)
 
     def fitted(self, row: np.ndarray, limit: int | None) -> tuple[np.ndarray, str]:
         """A row cut to its last `limit` tokens, never more than the model reads, and whether it was cut."""
@@ -165,17 +171,19 @@ class Engine:
         reference = (self.meta.get("normalisation") or {}).get("reference") or {}
         return reference.get("mean", 0.0), reference.get("std") or 2.0
 
-    def warm_up(self, *, longest: bool = True) -> None:
-        """Compute something of every kind once: the first request must not pay for it.
+    def warm_up(self, *, longest: bool = True) -> tuple[int, float]:
+        """Compute something of every kind once: the first request must not pay for it. Returns the tokens of the last
+        batch and its seconds.
 
         `longest` computes a row as long as one can be too, for the memory it takes; a process that has served a model
         of this kind has done so.
         """
-        rows = [item.token_ids for item in self.encode(PROBE) if isinstance(item, Rows)]
-        self.scorer.reward_batch(rows)
-        if longest:
-            length = min(self.max_length, self.scorer.tokens_per_batch)
-            self.scorer.reward_batch([[np.resize(rows[0][0], length)]])
+        probe = [item.token_ids for item in self.encode(PROBE) if isinstance(item, Rows)]
+        length = min(self.max_length, self.scorer.tokens_per_batch)
+        for rows in (probe, [[np.resize(probe[0][0], length)]])[: 2 if longest else 1]:
+            before, started = self.scorer.n_tokens, time.monotonic()
+            self.scorer.reward_batch(rows)
+        return self.scorer.n_tokens - before, time.monotonic() - started
 
 
 def load_engine(

@@ -109,14 +109,15 @@ class Gate:
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.monotonic()
         path = scope["path"] if scope["path"] in self.paths else "(other)"
-        status, body = 0, b""
+        status, body, answered = 0, b"", False
 
         async def watched(message: dict[str, Any]) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in HEADERS.items())]
             await send(message)
+            answered = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         held = 0
         try:
@@ -124,9 +125,11 @@ class Gate:
             self._check_key(scope)
             held = self._reserve(scope)
             body = await self._body(scope, receive)
-            async with asyncio.timeout(self._seconds(scope)):
+            seconds = self._seconds(scope)
+            scope["deadline"] = time.monotonic() + seconds
+            async with asyncio.timeout(seconds):
                 left = await self._run(scope, body, receive, watched)
-            if left:
+            if left and not answered:  # with the whole answer in hand it may leave before the application is through
                 self.service.note_left()
                 status = 499
         except Refusal as refusal:
@@ -138,8 +141,9 @@ class Gate:
         except _ClientLeft:
             self.service.note_left()
             status = 499
-        except Exception:  # a fault of ours: its place goes to the log, and the client learns that there was one
-            say("".join(traceback.format_exc(limit=-3)))
+        except Exception as error:  # a fault of ours: its place goes to the log, and the client learns that it was one
+            said = f": {error}" if self.log_texts else ""  # what it says may hold a text of the request
+            say("".join(traceback.format_tb(error.__traceback__, limit=-3)) + type(error).__name__ + said)
             if not status:
                 await self._refuse(scope["path"], Refusal("failed", "internal error"), watched)
         finally:
@@ -177,10 +181,13 @@ class Gate:
         scope["client_id"] = key.name
 
     def _reserve(self, scope: Scope) -> int:
-        """Bytes set aside for the body: what it says it has, or the most it may have."""
+        """Bytes set aside for the body: what it says it has, or the most it may have where it comes in chunks."""
         limit = self.service.limits.max_body_bytes
         stated = [value for name, value in scope["headers"] if name == b"content-length"]
-        size = int(stated[0]) if stated and stated[0].isdigit() else (limit if scope["method"] == "POST" else 0)
+        chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
+        size = int(stated[0]) if stated and stated[0].isdigit() else (limit if chunked else 0)
+        if size and scope["path"] in self.open:  # needs no key, and so must not take others' place
+            raise Refusal("large", "this path takes no body")
         if size > limit:
             raise Refusal("large", f"a body of {size} bytes; at most {limit} are allowed")
         if self.bytes_held + size > BODIES_AT_ONCE * limit:

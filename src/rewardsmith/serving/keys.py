@@ -14,6 +14,7 @@ import re
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,10 +47,15 @@ class KeyRing:
         for key in given:
             if len(key) < SHORTEST:
                 raise ConfigError(f"an API key of {len(key)} characters: give at least {SHORTEST}")
+            if not key.isascii() or not key.isprintable() or key != key.strip():
+                raise ConfigError(
+                    "an API key with other than printable ASCII characters, or blanks at an end: no request could show "
+                    "it in a header; take another"
+                )
         self.given = [Key(f"key-{n}", digest_of(key), admin=True) for n, key in enumerate(given, 1)]
         self.file = None if file is None else Path(file)
+        self.mark = self._mark()  # before the keys: a change while they are read is seen the next time
         self.from_file: list[Key] = [] if self.file is None else read_keys(self.file)
-        self.mark = self._mark()
         self.looked = time.monotonic()
 
     def __bool__(self) -> bool:
@@ -136,5 +142,8 @@ def _write(file: Path, keys: Sequence[Key]) -> None:
         with open(handle, "w", encoding="utf-8") as out:
             out.write("".join(["# name, sha256 of the key, admin where it may reload the model\n", *lines]))
         os.replace(writing, file)
+    except OSError as error:
+        raise ConfigError(f"{file}: the keys cannot be written: {error.strerror or error}") from None
     finally:
-        writing.unlink(missing_ok=True)
+        with suppress(OSError):
+            writing.unlink(missing_ok=True)

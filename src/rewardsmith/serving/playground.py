@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,7 @@ from rewardsmith.audit.tokens import explain
 from rewardsmith.data.schema import Group, Message
 from rewardsmith.errors import DataError
 from rewardsmith.scoring import Scores, p_better
+from rewardsmith.serving.batcher import Caller
 from rewardsmith.serving.refusals import Refusal
 from rewardsmith.serving.service import Service
 from rewardsmith.serving.wire import Client, MessageIn, Text, TheService, described, make_group, router
@@ -134,22 +136,33 @@ async def explain_answer(body: ExplainRequest, service: TheService, client: Clie
         row = (await asyncio.to_thread(explain, scorer, group, by=by))[0]
     except DataError as error:
         raise Refusal("invalid", str(error)) from None
+    finally:
+        scorer.stop()
     units = [UnitOut(start=u["start"], end=u["end"], value=u["value"]) for u in row["units"]]
     edits = await edited(service, client, group, body.response)
     return ExplainResponse(reward=row["reward"], by=row["by"], units=units, edits=edits)
 
 
 class LoopScorer:
-    """The service as a scorer for a thread beside its loop. Groups of many answers are asked in parts."""
+    """The service as a scorer for a thread beside its loop; `stop` gives up what it asks, as its client has."""
 
-    def __init__(self, service: Service, client: str) -> None:
+    def __init__(self, service: Service, client: Caller) -> None:
         self.service, self.client = service, client
         self.loop = asyncio.get_running_loop()
+        self.asked: Future[tuple[Any, list[Scores]]] | None = None
+        self.stopped = False
 
     def score(self, groups: Sequence[Group]) -> list[Scores]:
-        call = self.service.score_groups(self.client, groups)
-        _, scores = asyncio.run_coroutine_threadsafe(call, self.loop).result()
+        self.asked = asyncio.run_coroutine_threadsafe(self.service.score_groups(self.client, groups), self.loop)
+        if self.stopped:
+            self.asked.cancel()
+        _, scores = self.asked.result()
         return scores
+
+    def stop(self) -> None:
+        self.stopped = True
+        if self.asked is not None:
+            self.asked.cancel()
 
 
 @dataclass(frozen=True)
@@ -182,7 +195,7 @@ def edits_of(answer: str) -> list[Made]:
     return [*made, Made("refusal", about, refusals())]
 
 
-async def edited(service: Service, client: str, group: Group, answer: str) -> list[EditOut]:
+async def edited(service: Service, client: Caller, group: Group, answer: str) -> list[EditOut]:
     """Each edit's reward against the answer's."""
     made = edits_of(answer)
     texts = list(dict.fromkeys([answer, *(text for edit in made for text in (*edit.texts, edit.placebo) if text)]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Literal
 
 from fastapi.exceptions import RequestValidationError
@@ -81,8 +82,9 @@ def validation_refusal(error: RequestValidationError) -> Refusal:
     if any(fault["type"] == "json_invalid" for fault in faults):
         return Refusal("malformed", "the body is no valid JSON")
     # Of a union every member complains: the one with the fewest faults is the one that was meant.
-    members = [fault["loc"][1] if len(fault["loc"]) > 1 else "" for fault in faults]
-    fault = min(zip(map(members.count, members), faults, strict=True), key=lambda pair: pair[0])[1]
+    members = [str(fault["loc"][1]) if len(fault["loc"]) > 1 else "" for fault in faults]
+    n_faults = Counter(members)
+    fault = min(zip(members, faults, strict=True), key=lambda pair: n_faults[pair[0]])[1]
     where = ".".join(str(part) for part in fault["loc"][1:] if FIELD.fullmatch(str(part)) and part not in TYPES)
     return Refusal("invalid", f"{where[:200] or 'body'}: {printable(fault['msg'])[:300]}")
 

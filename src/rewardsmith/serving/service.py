@@ -13,7 +13,7 @@ from rewardsmith.data.schema import Group, text_of
 from rewardsmith.errors import RewardsmithError
 from rewardsmith.progress import say
 from rewardsmith.scoring import Scores
-from rewardsmith.serving.batcher import Batcher
+from rewardsmith.serving.batcher import Batcher, Caller
 from rewardsmith.serving.engine import Engine, Rows
 from rewardsmith.serving.metrics import Metrics
 from rewardsmith.serving.refusals import Refusal
@@ -30,13 +30,17 @@ class Service:
         self.batcher = Batcher(
             tokens_per_batch=engine.scorer.tokens_per_batch, most_waiting=limits.max_waiting, observer=self.metrics
         )
+        self.metrics.waiting.set_function(lambda: self.batcher.n_accepted)
+        self.metrics.waiting_tokens.set_function(lambda: self.batcher.waiting_tokens)
         self.tokenising = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
         self.loading = asyncio.Lock()
+        self.reloading: set[asyncio.Task[Engine]] = set()
         self.ready = False
 
     async def start(self) -> None:
-        """Warm up; `ready` from then on."""
-        await asyncio.get_running_loop().run_in_executor(self.tokenising, self.engine.warm_up)
+        """Warm up; `ready` from then on. What that took says how much the first requests may pile up."""
+        tokens, seconds = await asyncio.get_running_loop().run_in_executor(self.tokenising, self.engine.warm_up)
+        self.batcher.measured(tokens, seconds)
         self.ready = True
         self.metrics.ready.set(1)
 
@@ -50,15 +54,29 @@ class Service:
     async def reload(self) -> Engine:
         """Read the model again and serve it from now on; requests that are under way keep the old one.
 
-        Refusal where it cannot be loaded: the old one stays.
+        Refusal where it cannot be loaded: the old one stays. A caller that is cancelled (its deadline may be shorter
+        than the loading of a large model) does not end the change.
         """
+        task = asyncio.ensure_future(self._reload())
+        self.reloading.add(task)
+        task.add_done_callback(self._reloaded)
+        return await asyncio.shield(task)
+
+    def _reloaded(self, task: asyncio.Task[Engine]) -> None:
+        self.reloading.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at: where nobody waits any more, it was said in the log
+
+    async def _reload(self) -> Engine:
         async with self.loading:
             loop = asyncio.get_running_loop()
             try:
                 engine = await loop.run_in_executor(None, self._load)
-            except (RewardsmithError, OSError, RuntimeError) as error:
+            except Exception as error:  # whatever is wrong with the new one, the old one serves
                 self.metrics.reloads.labels("failed").inc()
-                say(f"the model stays as it was: {' '.join(str(error).split())}")
+                known = isinstance(error, RewardsmithError)
+                said = " ".join(str(error).split())
+                say(f"the model stays as it was: {said if known else f'{type(error).__name__}: {said}'}")
                 raise Refusal("failed", "the new model cannot be loaded; the old one stays (see the log)") from None
             self.engine = engine
             self.metrics.reloads.labels("done").inc()
@@ -82,11 +100,10 @@ class Service:
     def note(self, path: str, status: int, seconds: float) -> None:
         self.metrics.requests.labels(path, str(status)).inc()
         self.metrics.seconds.labels(path).observe(seconds)
-        self.metrics.waiting.set(self.batcher.n_accepted)
 
     # -- scoring --------------------------------------------------------------------------------------------
 
-    async def score_groups(self, client: str, groups: Sequence[Group]) -> tuple[Engine, list[Scores]]:
+    async def score_groups(self, client: Caller, groups: Sequence[Group]) -> tuple[Engine, list[Scores]]:
         """Scores of each group, in order; one that cannot be rendered says why in `error`."""
         self._check_count(sum(len(group.responses) for group in groups))
         with self._accepted(client, sum(len(group.responses) for group in groups)):
@@ -118,7 +135,7 @@ class Service:
 
     async def score_rows(
         self,
-        client: str,
+        client: Caller,
         engine: Engine,
         rows: Sequence[Rows],
         answers: Sequence[str | None] = (),
@@ -155,23 +172,23 @@ class Service:
     async def _tokenised(self, call: Callable[[Any], Any], texts: Sequence[Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.tokenising, call, texts)
 
-    async def _rewards(self, client: str, engine: Engine, rows_GK: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    async def _rewards(
+        self, client: Caller, engine: Engine, rows_GK: Sequence[Sequence[np.ndarray]]
+    ) -> list[np.ndarray]:
         n_tokens = sum(len(row) for rows_K in rows_GK for row in rows_K)
         if n_tokens > self.limits.max_tokens:
             raise Refusal("large", f"{n_tokens} tokens; at most {self.limits.max_tokens} are allowed in a request")
-        return await self.batcher.submit(client, engine, rows_GK)
+        return await self.batcher.submit(client.name, engine, rows_GK, deadline=client.deadline)
 
     def _check_count(self, n_responses: int) -> None:
         if n_responses > (most := self.limits.max_responses):
             raise Refusal("large", f"batch size {n_responses} > maximum allowed batch size {most}")
 
-    def _accepted(self, client: str, n_responses: int) -> Any:
-        return self.batcher.accept(client, n_responses)
+    def _accepted(self, client: Caller, n_responses: int) -> Any:
+        return self.batcher.accept(client.name, n_responses)
 
     def _observe(self, scores: Scores, answers: Sequence[str]) -> None:
         self.metrics.scored(scores.rewards, scores.n_tokens, scores.truncated, answers)
-        self.metrics.waiting.set(self.batcher.n_accepted)
-        self.metrics.waiting_tokens.set(self.batcher.waiting_tokens)
 
 
 def groups_of(prompts: Sequence[str | None], n: int) -> list[list[int]]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from rewardsmith.data.schema import Group, Message
 from rewardsmith.errors import DataError
+from rewardsmith.serving.batcher import Caller
 from rewardsmith.serving.refusals import Refusal
 from rewardsmith.serving.service import Service
 
@@ -63,13 +64,13 @@ def service_of(request: Request) -> Service:
     return request.app.state.service
 
 
-def client_of(request: Request) -> str:
-    """Who asks, for fairness: a key's name, or a connection."""
-    return str(request.scope["client_id"])
+def client_of(request: Request) -> Caller:
+    """Who asks, and until when, as the gate noted it."""
+    return Caller(str(request.scope["client_id"]), request.scope["deadline"])
 
 
 TheService = Annotated[Service, Depends(service_of)]
-Client = Annotated[str, Depends(client_of)]
+Client = Annotated[Caller, Depends(client_of)]
 
 
 def make_group(

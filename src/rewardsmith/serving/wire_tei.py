@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 
 from rewardsmith.data.schema import Message
 from rewardsmith.installed import own_version
+from rewardsmith.serving.batcher import Caller
 from rewardsmith.serving.engine import Engine, Rows
 from rewardsmith.serving.refusals import Kind, Refusal
 from rewardsmith.serving.service import Service
@@ -134,7 +135,7 @@ async def info(service: TheService) -> Info:
 
 
 async def rewards_of(
-    service: Service, client: str, sequences: Sequence[Sequence[str]], truncate: bool, raw: bool
+    service: Service, client: Caller, sequences: Sequence[Sequence[str]], truncate: bool, raw: bool
 ) -> list[float]:
     """One score of each text or (prompt, answer)."""
     if not sequences:
