@@ -14,6 +14,7 @@ from rewardsmith.evaluation.metrics import (
     Interval,
     accuracy,
     brier,
+    calibration_error_by_chance,
     clustered_bootstrap,
     clustered_mean,
     expected_calibration_error,
@@ -245,3 +246,13 @@ def test_rank_correlation_of_too_little() -> None:
     for rewards in ([], [1.0], [1.0, 1.0]):
         found = rank_correlation_within_prompt(rewards, rewards, [0] * len(rewards))
         assert (found.within, found.n_prompts, found.pooled) == (Interval(None), 0, None)
+
+
+def test_the_calibration_error_of_chance_is_that_of_a_binomial():
+    """Equal confidences share one bin, whose error is |share right - p|: half-normal, 1.96 standard errors at 95%."""
+    p, n = 0.8, 500
+    margin = np.full(n, np.log(p / (1 - p)))
+    wanted = 1.96 * np.sqrt(p * (1 - p) / n)
+    assert calibration_error_by_chance(margin, draws=4000) == pytest.approx(wanted, rel=0.08)
+    assert calibration_error_by_chance(-margin, draws=4000) == calibration_error_by_chance(margin, draws=4000)
+    assert calibration_error_by_chance([]) is None

@@ -125,6 +125,24 @@ def test_calibration_is_that_of_the_temperature() -> None:
     assert check(fitted, "calibration")["figures"]["ece"] < 1e-9
 
 
+def test_few_pairs_do_not_convict_a_calibrated_model() -> None:
+    """Thirty pairs in ten bins are off by about a sixth by chance alone; gaps that mean three times as much are not."""
+    rng = np.random.default_rng(0)
+    gap = rng.uniform(0.2, 1.5, 30)
+    right = rng.random(30) < 1 / (1 + np.exp(-gap))
+    groups = groups_of(30)
+
+    def said(scale: float) -> Any:
+        rewards = [np.array([g, 0.0]) if r else np.array([0.0, g]) for g, r in zip(scale * gap, right)]
+        return check(judged(Evidence(groups, rewards, rewards), BETTER, max_ece=0.05), "calibration")
+
+    fair, sure = said(1.0), said(8.0)
+    assert fair["ok"], fair
+    assert fair["figures"]["ece"] > 0.05
+    assert "more tests would tell" in fair["sentence"]
+    assert not sure["ok"], sure
+
+
 def probe(name: str, effect: float, fault: bool) -> dict[str, Any]:
     return {
         "name": name, "wanted": "not higher", "effect_sd": effect, "low": effect - 0.1, "high": effect + 0.1,

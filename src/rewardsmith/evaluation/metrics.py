@@ -109,6 +109,21 @@ def expected_calibration_error(margin_P: ArrayLike, probability_P: ArrayLike, n_
     return float(np.abs(gap_B).sum() / n)
 
 
+def calibration_error_by_chance(
+    margin_P: ArrayLike, n_bins: int = 10, *, level: float = 0.95, draws: int = 400, seed: int = 0
+) -> float | None:
+    """What `expected_calibration_error` stays below in `level` of the cases where the probabilities are right.
+
+    Labels are drawn from the probabilities themselves: what is left is the noise of the bins. None without pairs.
+    """
+    margin_P = np.abs(np.asarray(margin_P, np.float64))
+    if len(margin_P) == 0:
+        return None
+    right_DP = np.random.default_rng(seed).random((draws, len(margin_P))) < expit(margin_P)
+    found = [expected_calibration_error(margin_P, right_P.astype(np.float64), n_bins) for right_P in right_DP]
+    return float(np.quantile(np.array(found, np.float64), level))
+
+
 # Length --------------------------------------------------------------------------------------------
 
 
