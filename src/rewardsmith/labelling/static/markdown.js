@@ -7,6 +7,7 @@
 // pictures are named and not loaded, formulas are left as they are.
 
 const DEEPEST = 12; // quotes and lists inside one another
+const MOST_BLOCKS = 2000; // side by side: what follows is shown as it was written
 const MOST_SHOWN = 100_000; // characters of one turn; the rest is behind a button
 const MOST_COLUMNS = 40;
 const LONGEST_ADDRESS = 2000;
@@ -59,6 +60,10 @@ function blocksOf(lines, depth = 0) {
     if (!line.trim()) {
       at += 1;
       continue;
+    }
+    if (found.length === MOST_BLOCKS) {
+      found.push(node("p", "", plainText(lines.slice(at).join("\n"))));
+      break;
     }
     const taken = depth < DEEPEST ? block(lines, at, depth) : null;
     const [made, next] = taken ?? paragraph(lines, at, depth);
