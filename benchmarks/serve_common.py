@@ -6,12 +6,13 @@ import atexit
 import http.client
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,39 @@ class Client:
         if reply.status != 200:
             return reply.status, []
         return 200, [row["reward"] for row in answer["groups"][0]["rewards"]]
+
+
+def ask_ours(client: Client, body: bytes) -> list[float]:
+    """Rewards of one request's responses."""
+    status, rewards = client.rewards(body)
+    assert status == 200, status
+    return rewards
+
+
+def serve_all(
+    port: int, bodies: Sequence[bytes], n_clients: int, ask: Callable[[Client, bytes], list[float]] = ask_ours
+) -> list[list[float]]:
+    """Rewards of every body, asked by as many clients side by side."""
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for n in range(len(bodies)):
+        waiting.put(n)
+    found: list[list[float]] = [[] for _ in bodies]
+
+    def work() -> None:
+        client = Client(port)
+        while True:
+            try:
+                n = waiting.get_nowait()
+            except queue.Empty:
+                return
+            found[n] = ask(client, bodies[n])
+
+    threads = [threading.Thread(target=work) for _ in range(n_clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
 
 
 def body_of(group: Group) -> bytes:

@@ -21,27 +21,24 @@ import atexit
 import http.client
 import json
 import os
-import queue
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rewardsmith.data.schema import Group
-from serve_common import Client, Server, body_of, offline, real_groups
+from serve_common import Client, Server, ask_ours, body_of, offline, real_groups, serve_all
 from speed_common import machine, table, target
 
 START_S = 240.0
 TARGETS = {"8 responses": 2.0, "singles": 1.2}
-Ask = Callable[[http.client.HTTPConnection, bytes], list[float]]
 
 
 class Infinity:
@@ -75,8 +72,9 @@ class Infinity:
         sys.exit(f"Infinity did not start: {self.log.read_text()[-3000:]}")
 
 
-def ask_infinity(connection: http.client.HTTPConnection, body: bytes) -> list[float]:
+def ask_infinity(client: Client, body: bytes) -> list[float]:
     """Raw scores of one request's documents, in their order."""
+    connection = client.connection
     connection.request("POST", "/rerank", body, {"content-type": "application/json"})
     reply = connection.getresponse()
     answer = json.loads(reply.read())
@@ -101,32 +99,7 @@ def texts_of(scorer: Any, group: Group) -> tuple[bytes, list[float]]:
     return json.dumps(body).encode(), rewards_1K[0].tolist()
 
 
-def ask_all(port: int, bodies: Sequence[bytes], n_clients: int, way: str) -> list[list[float]]:
-    """Rewards of every body, asked by as many clients side by side."""
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for n in range(len(bodies)):
-        waiting.put(n)
-    found: list[list[float]] = [[] for _ in bodies]
-
-    def work() -> None:
-        client = Client(port)
-        while True:
-            try:
-                n = waiting.get_nowait()
-            except queue.Empty:
-                return
-            if way == "infinity":
-                found[n] = ask_infinity(client.connection, bodies[n])
-            else:
-                status, found[n] = client.rewards(bodies[n])
-                assert status == 200, status
-
-    threads = [threading.Thread(target=work) for _ in range(n_clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
+ASKS = {"ours": ask_ours, "infinity": ask_infinity}
 
 
 def pinned(cores: Sequence[int]) -> dict[str, str]:
@@ -173,7 +146,7 @@ def main() -> None:
         for turn in range(options.repeats + 1):  # the first is a warm-up
             for way in ("ours", "infinity") if turn % 2 else ("infinity", "ours"):
                 started = time.perf_counter()
-                rewards[way] = ask_all(ports[way], bodies[way], options.clients, way)
+                rewards[way] = serve_all(ports[way], bodies[way], options.clients, ASKS[way])
                 if turn:
                     seconds[way].append(time.perf_counter() - started)
         wanted = np.concatenate([reward_K for _, reward_K in asked])

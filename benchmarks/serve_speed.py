@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import queue
 import statistics
 import threading
 import time
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from rewardsmith.data.schema import Group
-from serve_common import Client, Server, body_of, largest_difference, offline, real_groups
+from serve_common import Client, Server, body_of, largest_difference, offline, real_groups, serve_all
 from speed_common import machine, table, target
 
 SHARES = (0.2, 0.4, 0.6, 0.8, 0.95)
@@ -111,31 +110,6 @@ def compare(scorer: Any, server: Server, groups: Sequence[Group], options: argpa
         seconds["served_s"].append(time.perf_counter() - started)
     ratios = [a / b for a, b in zip(seconds["offline_s"], seconds["served_s"], strict=True)]
     return {**seconds, "ratios": ratios, "largest_difference": difference}
-
-
-def serve_all(port: int, bodies: Sequence[bytes], n_clients: int) -> list[list[float]]:
-    """Rewards of every body, asked by as many clients side by side."""
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for n in range(len(bodies)):
-        waiting.put(n)
-    found: list[list[float]] = [[] for _ in bodies]
-
-    def work() -> None:
-        client = Client(port)
-        while True:
-            try:
-                n = waiting.get_nowait()
-            except queue.Empty:
-                return
-            status, found[n] = client.rewards(bodies[n])
-            assert status == 200, status
-
-    threads = [threading.Thread(target=work) for _ in range(n_clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
 
 
 def latency(server: Server, groups: Sequence[Group], rate: float, seconds: float) -> dict[str, Any]:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-import uvicorn
-
 from rewardsmith.errors import ConfigError
 from rewardsmith.labelling.app import create_app
 from rewardsmith.labelling.desk import Desk
@@ -16,16 +14,17 @@ from rewardsmith.progress import say
 from rewardsmith.serving.gate import is_loopback
 from rewardsmith.serving.keys import KeyRing
 from rewardsmith.serving.run import (
-    HEADER_BYTES,
     LOOPBACK_NAMES,
     PatientProtocol,
     Server,
     Started,
     check_tls,
+    config_of,
     listen,
 )
 
 CONNECTIONS = 500  # at once; uvicorn answers 503 beyond
+DRAIN_SECONDS = 10.0
 
 
 def serve_page(
@@ -59,23 +58,7 @@ def serve_page(
 
     async def run() -> None:
         app: Any = create_app(desk, keys=keys, hosts=hosts, log_requests=log_requests)
-        config = uvicorn.Config(
-            app,
-            http=PatientProtocol,
-            ws="none",
-            loop="asyncio",
-            lifespan="on",
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=CONNECTIONS,
-            h11_max_incomplete_event_size=HEADER_BYTES,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=10,
-            ssl_certfile=tls_cert,
-            ssl_keyfile=tls_key,
-        )
+        config = config_of(app, CONNECTIONS, DRAIN_SECONDS, tls_cert, tls_key)
         listening = listen(host, port)
         server = Server(config, on_started, nothing_to_read_again)
         try:

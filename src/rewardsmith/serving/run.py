@@ -158,23 +158,7 @@ def serve(
         app: Any = create_app(
             service, keys=keys, hosts=hosts, cors_origins=cors_origins, log_texts=log_texts, log_requests=log_requests
         )
-        config = uvicorn.Config(
-            app,
-            http=PatientProtocol,
-            ws="none",
-            loop="asyncio",
-            lifespan="on",
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=CONNECTIONS,
-            h11_max_incomplete_event_size=HEADER_BYTES,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=max(1, round(limits.drain_seconds)),
-            ssl_certfile=tls_cert,
-            ssl_keyfile=tls_key,
-        )
+        config = config_of(app, CONNECTIONS, limits.drain_seconds, tls_cert, tls_key)
         listening = listen(host, port)
         server = Server(config, on_started, service.reload)
         following = None if follow is None else asyncio.create_task(follow.run(service))
@@ -190,6 +174,29 @@ def serve(
         return service
 
     return asyncio.run(run())
+
+
+def config_of(
+    app: Any, connections: int, drain_seconds: float, tls_cert: str | None, tls_key: str | None
+) -> uvicorn.Config:
+    """How everything of this package listens: so many connections at most, small heads, nothing said of itself."""
+    return uvicorn.Config(
+        app,
+        http=PatientProtocol,
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=connections,
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=max(1, round(drain_seconds)),
+        ssl_certfile=tls_cert,
+        ssl_keyfile=tls_key,
+    )
 
 
 def check_address(host: str, keys: KeyRing) -> None:
