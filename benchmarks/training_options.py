@@ -17,6 +17,7 @@ above 0.02; answers cut to 256 tokens), for two epochs. Nothing is chosen on the
 Each figure is a mean over the seeds, and beside it the paired difference to plain training with the same seeds: 95%
 intervals over prompts (over audit seeds for edits). A teacher is the ensemble of the plain models of all seeds.
 
+On a CPU only the top layers are trained, and all models are scored in one pass over what they share.
 Workers take models from a common list, each in turn; a result that is there is not made again, and a model that fails
 is named below the table. With --minutes nothing new begins after that time. --gpu trains all layers; without, the top
 four.
@@ -112,7 +113,15 @@ def test_pools(work: Path) -> list[Any]:
 
 
 def run_one(args: argparse.Namespace, name: str, seed: int) -> None:
-    """Train, score, keep the scores, drop the weights (those of plain models teach others)."""
+    """Train, score, keep the scores, drop the weights (those of plain models teach others). Models that share their
+    lower layers are scored later, all in one pass."""
+    output = train_one(args, name, seed)
+    if args.train_layers is None:
+        keep_scores(args, name, seed, scores_of(args, load(args, output)))
+
+
+def train_one(args: argparse.Namespace, name: str, seed: int) -> Path:
+    """The model's folder, trained unless it is there."""
     from rewardsmith.data.options import ReadOptions
     from rewardsmith.text.render import RenderConfig
     from rewardsmith.training.config import TrainConfig
@@ -143,7 +152,19 @@ def run_one(args: argparse.Namespace, name: str, seed: int) -> None:
             loss=LossConfig(**what),
         )
         train(config, quiet=True)
-    found = scores_of(args, output)
+    return output
+
+
+def load(args: argparse.Namespace, folder: Path) -> Any:
+    from rewardsmith.scorers import load_scorer
+
+    device = "auto" if args.gpu else "cpu"
+    return load_scorer(str(folder), precision="bfloat16", device=device, tokens_per_batch=args.score_tokens)
+
+
+def keep_scores(args: argparse.Namespace, name: str, seed: int, found: dict[str, Any]) -> None:
+    """Scores and what the training said of itself, whole or not at all."""
+    output = file_of(args.work, name, seed, "")
     meta = json.loads((output / "reward_model.json").read_text())
     found["training"], found["speed"] = meta["training"], meta["speed"]
     lines = [json.loads(line) for line in (output / "training_metrics.jsonl").read_text().splitlines()]
@@ -158,17 +179,61 @@ def run_one(args: argparse.Namespace, name: str, seed: int) -> None:
         shutil.rmtree(output)
 
 
-def scores_of(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def score_together(args: argparse.Namespace) -> None:
+    """Scores of all models that were trained and have none: what they share is computed once."""
+    from rewardsmith.ensemble import join
+
+    known = [file_of(args.work, *task).exists() for task in tasks(args)]
+    there = [(file_of(args.work, *task, "") / "reward_model.json").exists() for task in tasks(args)]
+    left = [task for task, has, is_there in zip(tasks(args), known, there, strict=True) if is_there and not has]
+    if not left:
+        return
+    folders = [str(file_of(args.work, *task, "")) for task in left]
+    if len(left) == 1:
+        keep_scores(args, *left[0], scores_of(args, load(args, Path(folders[0]))))
+        return
+    folder = args.work / "together"
+    join(folders, folder, overwrite=True)
+    together = Together(load(args, folder))
+    for m, task in enumerate(left):
+        keep_scores(args, *task, scores_of(args, Member(together, m)))
+
+
+class Together:
+    """Rewards of every member of an ensemble; a group is computed once, for all of them."""
+
+    def __init__(self, scorer: Any) -> None:
+        self.scorer, self.known = scorer, dict[Any, np.ndarray]()
+
+    def members(self, groups: Sequence[Any]) -> list[np.ndarray]:
+        """[M, K] for each group."""
+        keys = [(group.prompt, group.responses) for group in groups]
+        new = [i for i, key in enumerate(keys) if key not in self.known]
+        for i, scores in zip(new, self.scorer.score([groups[i] for i in new]), strict=True):
+            self.known[keys[i]] = scores.members
+        return [self.known[key] for key in keys]
+
+
+class Member:
+    """One member of them as a scorer."""
+
+    def __init__(self, together: Together, m: int) -> None:
+        self.together, self.m = together, m
+
+    def score(self, groups: Sequence[Any]) -> list[Any]:
+        from rewardsmith.scoring import Scores
+
+        return [Scores(rewards_MK[self.m]) for rewards_MK in self.together.members(groups)]
+
+
+def scores_of(args: argparse.Namespace, scorer: Any) -> dict[str, Any]:
     """Rewards of all test answers, and the effect of each edit on each audit seed in SDs within a prompt."""
     from rewardsmith.audit.cells import reward_cells
     from rewardsmith.audit.measure import effects, within_prompt_sd
     from rewardsmith.audit.run import all_cells, build_contrasts, builtin_probes, honest_answers
     from rewardsmith.audit.seeds import load_seeds, sample
-    from rewardsmith.scorers import load_scorer
     from rewardsmith.scoring import score_stream
 
-    device = "auto" if args.gpu else "cpu"
-    scorer = load_scorer(str(folder), precision="bfloat16", device=device, tokens_per_batch=args.score_tokens)
     rewards = {
         "test": [s.rewards.tolist() for _, s in score_stream(scorer, test_groups(args.work))],
         "pools": [s.rewards.tolist() for _, s in score_stream(scorer, [p.group for p in test_pools(args.work)])],
@@ -216,7 +281,8 @@ def state(args: argparse.Namespace, name: str, seed: int) -> str:
     """ "done", "failed", "taken", "free", or "waits" for the models that teach it."""
     for end, word in ((".json", "done"), (".error", "failed"), (".claim", "taken")):
         if file_of(args.work, name, seed, end).exists():
-            return word
+            trained = word == "taken" and args.train_layers is not None
+            return "done" if trained and (file_of(args.work, name, seed, "") / "reward_model.json").exists() else word
     if not options()[name].get("teacher"):
         return "free"
     states = [state(args, "plain", s) for s in range(args.seeds)]
@@ -467,6 +533,7 @@ def main() -> None:
         return
     prepare(args)
     run_all(args)
+    score_together(args)
     result = report(args)
     show(result)
     if args.json:
