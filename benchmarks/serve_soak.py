@@ -3,8 +3,8 @@
     python benchmarks/serve_soak.py RM --data DIR [--minutes 30] [--json OUT]
 
 Side by side: 6 clients that ask and compare every reward with the offline one, 2 that leave in the middle of a request,
-2 that send garbage, 2 that open a connection and say nothing. Counted: wrong rewards, answers that did not come, 5xx.
-The server's resident memory is read every second; its slope is that of the last two thirds. Exits with 1 where a
+2 that send garbage, 2 that open a connection and say nothing. Counted: wrong rewards, answers that did not come,
+requests refused for want of time (429), 5xx. The server's resident memory is read every second; its slope is that of the last two thirds. Exits with 1 where a
 reward was wrong, lost, or a 5xx was sent.
 """
 
@@ -64,6 +64,10 @@ def main() -> None:
                 client = Client(server.port)
                 continue
             statuses[str(status)] += 1
+            if status == 429:  # more than it can do in time, and said so
+                counts["refused"] += 1
+                time.sleep(1.0)
+                continue
             right = status == 200 and bool(np.allclose(rewards, wanted[n], atol=TOLERANCE))
             counts["right" if right else "wrong"] += 1
             if rng.random() < 0.05:
