@@ -65,7 +65,8 @@ class Server:
     ) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
-            connection.request(method, path, json.dumps(body), {"content-type": "application/json", **(headers or {})})
+            sent = None if body is None else json.dumps(body)
+            connection.request(method, path, sent, {"content-type": "application/json", **(headers or {})})
             reply = connection.getresponse()
             return reply.status, reply.read()
         finally:

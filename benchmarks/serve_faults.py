@@ -7,6 +7,7 @@ kill   SIGKILL, and a new server on the same port, while the retrying client sco
 swap   the folder exchanged and read again --swaps times under load: no request dropped, each reward that of the model
        whose hash the answer names. A swap reads and tries the new model while the old one serves: on two cores, what
        takes 2 s alone takes several times that, so 20 of them take some minutes
+follow the same with `serve --follow PROJECT`, where `refresh rollback` makes the other of two releases current
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import argparse
 import http.client
 import json
 import os
-import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,8 @@ import numpy as np
 
 from rewardsmith.data.schema import Group
 from rewardsmith.model.artifact import load_reward_model, save_reward_model
+from rewardsmith.refresh import releases
+from rewardsmith.refresh.project import init_project
 from rewardsmith.remote import RemoteScorer
 from rewardsmith.score_cache import model_hash
 from serve_common import TOLERANCE, Client, Server, body_of, offline, real_groups
@@ -43,7 +48,7 @@ def main() -> None:
     parser.add_argument("--swaps", type=int, default=20)
     parser.add_argument("--clients", type=int, default=2, help="that ask while models are swapped")
     parser.add_argument("--work", type=Path, help="folder for a second model; default: a temporary one")
-    parser.add_argument("--only", choices=("term", "kill", "swap"))
+    parser.add_argument("--only", choices=("term", "kill", "swap", "follow"))
     options = parser.parse_args()
     scorer = offline(options.model)
     groups = real_groups(options.data, scorer, prompts=24, responses=4, most_tokens=256)
@@ -54,9 +59,10 @@ def main() -> None:
         failed += term(options.model, groups, wanted)
     if options.only in (None, "kill"):
         failed += kill(options.model, groups, wanted)
-    if options.only in (None, "swap"):
-        with tempfile.TemporaryDirectory(dir=options.work) as folder:
-            failed += swap(options.model, Path(folder), groups, options.swaps, options.clients)
+    for name, change in (("swap", swap), ("follow", follow)):
+        if options.only in (None, name):
+            with tempfile.TemporaryDirectory(dir=options.work) as folder:
+                failed += change(options.model, Path(folder), groups, options.swaps, options.clients)
     raise SystemExit(bool(failed))
 
 
@@ -121,22 +127,75 @@ def kill(model: Path, groups: Sequence[Group], wanted: Sequence[np.ndarray]) -> 
     return not all(right)
 
 
+@dataclass(frozen=True)
+class Two:
+    """Two models that differ in their rewards: RM, and RM with its head turned round."""
+
+    folders: list[Path]
+    hashes: list[str | None]
+    wanted: dict[str | None, list[np.ndarray]]
+
+    @classmethod
+    def of(cls, model: Path, other: Path, groups: Sequence[Group]) -> Two:
+        loaded, renderer, meta = load_reward_model(str(model))
+        loaded.value_head.weight.data.mul_(-1.5)
+        save_reward_model(loaded, renderer, other, meta=meta)
+        del loaded
+        folders = [model.resolve(), other.resolve()]
+        hashes = [model_hash(place) for place in folders]
+        wanted = {}
+        for place, name in zip(folders, hashes, strict=True):
+            scorer = offline(place)
+            wanted[name] = [scores.rewards for scores in scorer.score(groups)]
+        return cls(folders, hashes, wanted)
+
+
 def swap(model: Path, folder: Path, groups: Sequence[Group], swaps: int, clients: int) -> bool:
-    other, current = folder / "other", folder / "current"
-    loaded, renderer, meta = load_reward_model(str(model))
-    with_other_head = loaded
-    with_other_head.value_head.weight.data.mul_(-1.5)
-    save_reward_model(with_other_head, renderer, other, meta=meta)
-    del loaded, with_other_head
-    folders = [model.resolve(), other.resolve()]
-    hashes = [model_hash(place) for place in folders]
-    wanted = {}
-    for place, name in zip(folders, hashes, strict=True):
-        scorer = offline(place)
-        wanted[name] = [scores.rewards for scores in scorer.score(groups)]
-        del scorer
-    os.symlink(folders[0], current)
+    """A link to the folder is turned, and the server told to read it again."""
+    two, current = Two.of(model, folder / "other", groups), folder / "current"
+    os.symlink(two.folders[0], current)
     server = Server(current, "--api-key", KEY)
+
+    def change(n: int) -> str | None:
+        flip = folder / "next"
+        os.symlink(two.folders[(n + 1) % 2], flip)
+        os.replace(flip, current)
+        status, answer = server.ask("POST", "/admin/reload", headers={"x-api-key": KEY}, timeout=SWAP_S)
+        return json.loads(answer).get("artifact") if status == 200 else None
+
+    return under_load("swap", server, groups, two, change, swaps, clients)
+
+
+def follow(model: Path, folder: Path, groups: Sequence[Group], swaps: int, clients: int) -> bool:
+    """Another release is made current on the command line, and the server looks for itself."""
+    two, project = Two.of(model, folder / "other", groups), folder / "project"
+    registered, _ = init_project(project)
+    for place, artifact in zip(reversed(two.folders), reversed(two.hashes), strict=True):  # RM: the second, and current
+        with registered.open() as store:
+            store.add_model(place.name, path=str(place), artifact_hash=str(artifact), round=0, at=time.time())
+        releases.release(project, place, note="of a benchmark", force=True)
+    server = Server(f"--follow={project}", "--follow-seconds", "0.5", "--api-key", KEY)
+
+    def change(n: int) -> str | None:
+        words = ["refresh", "rollback", str(project), "--to", str(1 + n % 2), "--quiet"]
+        subprocess.run([sys.executable, "-m", "rewardsmith.cli", *words], check=True, stdout=subprocess.DEVNULL)
+        until = time.monotonic() + SWAP_S
+        while time.monotonic() < until:
+            status, answer = server.ask("GET", "/ready", headers={"x-api-key": KEY}, timeout=SWAP_S)
+            if status == 200 and (found := json.loads(answer).get("artifact")) == two.hashes[(n + 1) % 2]:
+                return str(found)
+            time.sleep(0.1)
+        return None
+
+    return under_load("follow", server, groups, two, change, swaps, clients)
+
+
+def under_load(
+    name: str, server: Server, groups: Sequence[Group], two: Two, change: Callable[[int], str | None], swaps: int,
+    clients: int,
+) -> bool:  # fmt: skip
+    """Whether a request was dropped, a reward was not that of the model whose hash the answer names, or the server did
+    not change from one model to the other as often as `change` was called."""
     bodies = [body_of(group) for group in groups]
     counts: Counter[str] = Counter()
     stop = threading.Event()
@@ -158,7 +217,7 @@ def swap(model: Path, folder: Path, groups: Sequence[Group], swaps: int, clients
                 counts[f"status {reply.status}"] += 1
                 continue
             rewards = [row["reward"] for row in answer["groups"][0]["rewards"]]
-            right = np.allclose(rewards, wanted[answer["artifact"]][n], atol=TOLERANCE)
+            right = np.allclose(rewards, two.wanted[answer["artifact"]][n], atol=TOLERANCE)
             counts["right" if right else "wrong"] += 1
 
     threads = [threading.Thread(target=work, args=(5 * n,)) for n in range(clients)]
@@ -166,22 +225,18 @@ def swap(model: Path, folder: Path, groups: Sequence[Group], swaps: int, clients
         thread.start()
     seconds, seen = [], []
     for n in range(swaps):
-        flip = folder / "next"
-        os.symlink(folders[(n + 1) % 2], flip)
-        os.replace(flip, current)
         started = time.monotonic()
-        status, answer = server.ask("POST", "/admin/reload", headers={"x-api-key": KEY}, timeout=SWAP_S)
+        seen.append(change(n))
         seconds.append(time.monotonic() - started)
-        print(f"swap {n + 1}: {seconds[-1]:.1f} s, {dict(counts)}", flush=True)
-        seen.append(json.loads(answer).get("artifact") if status == 200 else None)
+        print(f"{name} {n + 1}: {seconds[-1]:.1f} s, {dict(counts)}", flush=True)
     stop.set()
     for thread in threads:
         thread.join()
     code, _ = server.stop()
     said = f"{np.mean(seconds):.1f} s each on average under load, {max(seconds):.1f} at most"
-    print(f"swap: {swaps} times, {said}: {dict(counts)}; exit code {code}")
-    shutil.rmtree(other)
-    return bool(code or seen != [hashes[(n + 1) % 2] for n in range(swaps)] or sum(counts.values()) != counts["right"])
+    print(f"{name}: {swaps} times, {said}: {dict(counts)}; exit code {code}")
+    expected = [two.hashes[(n + 1) % 2] for n in range(swaps)]
+    return bool(code or seen != expected or sum(counts.values()) != counts["right"])
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
 Side by side: 6 clients that ask and compare every reward with the offline one, 2 that leave in the middle of a request,
 2 that send garbage, 2 that open a connection and say nothing. Counted: wrong rewards, answers that did not come,
-requests refused for want of time (429), 5xx. The server's resident memory is read every second; its slope is that of the last two thirds. Exits with 1 where a
-reward was wrong, lost, or a 5xx was sent.
+requests refused for want of time (429), 5xx. The server's resident memory is read every second; its slope is that of
+the last two thirds. Exits with 1 where a reward was wrong, lost, or a 5xx was sent.
 """
 
 from __future__ import annotations
