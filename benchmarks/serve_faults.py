@@ -7,6 +7,8 @@ kill   SIGKILL, and a new server on the same port, while the retrying client sco
 swap   the folder exchanged and read again --swaps times under load: no request dropped, each reward that of the model
        whose hash the answer names. A swap reads and tries the new model while the old one serves: on two cores, what
        takes 2 s alone takes several times that, so 20 of them take some minutes
+flood  16 clients with 8 answers a request and 30 s for it: what does not fit is refused at once with 429 and a
+       Retry-After, what is accepted is answered in time and rightly
 follow the same with `serve --follow PROJECT`, where `refresh rollback` makes the other of two releases current
 """
 
@@ -48,7 +50,7 @@ def main() -> None:
     parser.add_argument("--swaps", type=int, default=20)
     parser.add_argument("--clients", type=int, default=2, help="that ask while models are swapped")
     parser.add_argument("--work", type=Path, help="folder for a second model; default: a temporary one")
-    parser.add_argument("--only", choices=("term", "kill", "swap", "follow"))
+    parser.add_argument("--only", choices=("term", "kill", "flood", "swap", "follow"))
     options = parser.parse_args()
     scorer = offline(options.model)
     groups = real_groups(options.data, scorer, prompts=24, responses=4, most_tokens=256)
@@ -59,6 +61,8 @@ def main() -> None:
         failed += term(options.model, groups, wanted)
     if options.only in (None, "kill"):
         failed += kill(options.model, groups, wanted)
+    if options.only in (None, "flood"):
+        failed += flood(options.model, options.data)
     for name, change in (("swap", swap), ("follow", follow)):
         if options.only in (None, name):
             with tempfile.TemporaryDirectory(dir=options.work) as folder:
@@ -125,6 +129,43 @@ def kill(model: Path, groups: Sequence[Group], wanted: Sequence[np.ndarray]) -> 
     print(f"kill: {sum(right)} of {len(right)} groups right, each once; {scorer.retries} retries")
     server.stop()
     return not all(right)
+
+
+def flood(model: Path, data: Path, clients: int = 16, seconds: float = 90.0) -> bool:
+    """More than a machine can do: whether it says so at once, and keeps its word to the rest."""
+    scorer = offline(model)
+    groups = real_groups(data, scorer, prompts=8, responses=8, most_tokens=256)
+    wanted = [scores.rewards for scores in scorer.score(groups)]
+    del scorer
+    server = Server(model, "--request-seconds", "30")
+    bodies = [body_of(group) for group in groups]
+    counts: Counter[str] = Counter()
+    refused_after: list[float] = []
+    until = time.monotonic() + seconds
+
+    def work(first: int) -> None:
+        client, n = Client(server.port), first
+        while time.monotonic() < until:
+            n = (n + 1) % len(bodies)
+            started = time.monotonic()
+            status, rewards = client.rewards(bodies[n])
+            if status == 200:
+                counts["right" if np.allclose(rewards, wanted[n], atol=TOLERANCE) else "wrong"] += 1
+                continue
+            counts[f"status {status}"] += 1
+            if status == 429:
+                refused_after.append(time.monotonic() - started)
+                time.sleep(1.0)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    code, _ = server.stop()
+    said = f", refused after {np.median(refused_after):.2f} s at the median" if refused_after else ""
+    print(f"flood: {dict(counts)}{said}; exit code {code}")
+    return bool(code or counts["wrong"] or not counts["right"] or set(counts) - {"right", "status 429"})
 
 
 @dataclass(frozen=True)
