@@ -353,7 +353,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from rewardsmith.data.options import ReadOptions
     from rewardsmith.data.readers import read_groups
     from rewardsmith.mitigation.measure import HeldOut, candidate_rows, held_out_rows
-    from rewardsmith.model.artifact import read_meta
+    from rewardsmith.model.meta import read_meta
     from rewardsmith.overoptimization.candidates import read_pools
     from rewardsmith.score_cache import open_scorer
     from rewardsmith.scoring import Scorer, score_stream

@@ -14,7 +14,8 @@ from rewardsmith.aggregation import aggregate
 from rewardsmith.data.schema import Group, Message, Preference
 from rewardsmith.ensemble import fit_posterior, join
 from rewardsmith.errors import ConfigError
-from rewardsmith.model.artifact import save_reward_model, write_note
+from rewardsmith.model.artifact import save_reward_model
+from rewardsmith.model.meta import write_note
 from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.score_cache import open_scorer
 from rewardsmith.scorers import ModelScorer, load_scorer

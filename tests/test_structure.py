@@ -190,9 +190,9 @@ def test_door_names_resolve_sorted_and_documented() -> None:
     assert set(declared) <= set(dir(rewardsmith)), "a lazy door lists its names in dir() too"
 
 
-@pytest.mark.parametrize("module", ["rewardsmith", "rewardsmith.cli"])
+@pytest.mark.parametrize("module", ["rewardsmith", "rewardsmith.cli", "rewardsmith.refresh.releasing"])
 def test_import_is_light(module: str) -> None:
-    """`rewardsmith --help` answers at once: nothing heavy is loaded before it is used."""
+    """`rewardsmith --help` answers at once, and so does a rollback: nothing heavy is loaded before it is used."""
     code = f"import sys, {module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -26,16 +26,8 @@ from safetensors.torch import save_file
 from rewardsmith.data.schema import Group
 from rewardsmith.errors import ConfigError, ModelError
 from rewardsmith.last_layer import fit_laplace, write_posterior
-from rewardsmith.model.artifact import (
-    FORMAT,
-    META,
-    PROBE,
-    read_meta,
-    replacing,
-    save_reward_model,
-    write_note,
-    writing_tensors,
-)
+from rewardsmith.model.artifact import PROBE, replacing, save_reward_model, writing_tensors
+from rewardsmith.model.meta import FORMAT, META, read_meta, write_note
 from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.scorers import ModelScorer, load_scorer
 from rewardsmith.scoring import Scorer

@@ -24,12 +24,12 @@ import numpy as np
 from rewardsmith.aggregation import How, check_aggregate
 from rewardsmith.data.schema import Group, content_hash
 from rewardsmith.errors import ConfigError
+from rewardsmith.model.meta import META
 from rewardsmith.remote import RemoteScorer
 from rewardsmith.scorers import JointScorer, ModelScorer, Precision, load_scorer, n_members, reading_of
 from rewardsmith.scoring import Reading, Scores, is_address
 from rewardsmith.text.token_cache import cache_folder
 
-META = "reward_model.json"
 DECIDES = ("render", "pooling", "path", "members", "member_means")  # of that file; the rest says what was measured
 LAYOUT = 2  # of a value; part of every key, so that what an older version kept is not found
 LIMIT_BYTES = 2e9  # of all files together; the least recently used go first

@@ -91,7 +91,7 @@ class Score(AggregateOptions):
 
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.adjustment import AdjustedScorer, of_artifact
-        from rewardsmith.model.artifact import read_meta
+        from rewardsmith.model.meta import read_meta
         from rewardsmith.remote import RemoteScorer
         from rewardsmith.scorers import JointScorer, ModelScorer
         from rewardsmith.scoring import check_score_output, is_address, score_file
@@ -130,7 +130,7 @@ class Score(AggregateOptions):
 
     def _run_bulk(self, groups: Iterator[Group], report: ReadReport, common: Common) -> dict[str, Any]:
         from rewardsmith.adjustment import of_artifact
-        from rewardsmith.model.artifact import read_meta
+        from rewardsmith.model.meta import read_meta
         from rewardsmith.scorers import n_members
         from rewardsmith.scoring import is_address
 

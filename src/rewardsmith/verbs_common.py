@@ -74,7 +74,7 @@ class ScorerOptions:
 def adjusted_scorer(scorer: Scorer, model: str) -> Scorer:
     """The scorer with the artifact's adjusted rewards in the place of its own; ConfigError where it has none."""
     from rewardsmith.adjustment import AdjustedScorer, of_artifact
-    from rewardsmith.model.artifact import read_meta
+    from rewardsmith.model.meta import read_meta
     from rewardsmith.scoring import is_address
 
     if is_address(model):

@@ -165,7 +165,7 @@ class Calibrate(ScorerOptions):
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.evaluation.calibration import calibration_report
         from rewardsmith.evaluation.pairs import character_lengths, pair_rows
-        from rewardsmith.model.artifact import write_note
+        from rewardsmith.model.meta import write_note
         from rewardsmith.temperature import fit_temperature, stored
 
         scored = score_labelled(self, self.model, self.files, self.read, self.limit, quiet=common.quiet)
@@ -193,7 +193,7 @@ class Calibrate(ScorerOptions):
 
         from rewardsmith.adjustment import Adjustment, characters, fit_bound, of_artifact
         from rewardsmith.evaluation.adjusting import fitted_length, length_effect
-        from rewardsmith.model.artifact import read_meta
+        from rewardsmith.model.meta import read_meta
 
         before = of_artifact(read_meta(self.model))
         offset = before.offset if before is not None else 0.0  # of the reference answers: it stays

@@ -178,8 +178,8 @@ class RefreshRelease:
     """Release it although the gate blocks it, or it was not tried, or it was rolled back."""
 
     def run(self, common: Common) -> dict[str, Any]:
-        from rewardsmith.refresh.models import release_model
         from rewardsmith.refresh.project import open_project
+        from rewardsmith.refresh.releasing import release_model
 
         project = open_project(self.project)
         with project.open() as store:
@@ -205,8 +205,8 @@ class RefreshRollback:
     """A few words for the registry."""
 
     def run(self, common: Common) -> dict[str, Any]:
-        from rewardsmith.refresh.models import rollback_model
         from rewardsmith.refresh.project import open_project
+        from rewardsmith.refresh.releasing import rollback_model
 
         project = open_project(self.project)
         with project.open() as store:

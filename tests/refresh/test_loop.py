@@ -172,7 +172,7 @@ class Killed(BaseException):
 STEPS = [
     ("rewardsmith.refresh.loop", "ingest_tilted"), ("rewardsmith.refresh.loop", "propose_tests"),
     ("rewardsmith.refresh.loop", "label_round"), ("rewardsmith.refresh.loop", "train_model"),
-    ("rewardsmith.refresh.loop", "gate_model"), ("rewardsmith.refresh.models", "sync"),
+    ("rewardsmith.refresh.loop", "gate_model"), ("rewardsmith.refresh.releasing", "sync"),
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from rewardsmith.adjustment import AdjustedScorer, of_artifact
 from rewardsmith.errors import ConfigError, DataError, TrainingError
-from rewardsmith.model.artifact import read_meta
+from rewardsmith.model.meta import read_meta
 from rewardsmith.refresh import anchor as anchoring
 from rewardsmith.refresh.anchor import anchor
 from rewardsmith.refresh.releases import digest_of, file_hashes

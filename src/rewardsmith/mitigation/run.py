@@ -38,7 +38,7 @@ from rewardsmith.mitigation.remedies import AUTO, Taken, taken_of
 from rewardsmith.mitigation.remember import Remembering
 from rewardsmith.mitigation.training import changes_of, config_of, other_data, recorded, recorded_read, start_of
 from rewardsmith.mitigation.treat import check_enough, treat, write_doubts, write_groups
-from rewardsmith.model.artifact import read_meta, write_note
+from rewardsmith.model.meta import read_meta, write_note
 from rewardsmith.overoptimization.candidates import read_pools
 from rewardsmith.score_cache import model_hash
 from rewardsmith.scoring import Scorer, file_mark, score_stream

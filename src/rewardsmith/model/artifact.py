@@ -32,13 +32,12 @@ from rewardsmith.errors import ConfigError, ModelError
 from rewardsmith.last_layer import FOLDER as LAPLACE
 from rewardsmith.model.layers import depth, layers_of, plain, share_lower
 from rewardsmith.model.load import Base, first_line, forget_quantization, head_of, load_base, refuse_layers_between
+from rewardsmith.model.meta import FORMAT, META, read_meta
 from rewardsmith.model.reward_model import RewardModel, rows_of
 from rewardsmith.progress import say
 from rewardsmith.text.pack import PackedBatch, pack, pack_rows
 from rewardsmith.text.render import Encoded, RenderConfig, Renderer
 
-META = "reward_model.json"
-FORMAT = 1
 PARITY_ROWS = 32
 # Rows for the parity figures where no data is at hand: short, long, multi-turn.
 PROBE = tuple(
@@ -221,38 +220,6 @@ def build(base: Base, pooling: Any = None) -> RewardModel:
             model.value_head.bias.data.copy_(base.head_bias)
         model.value_head.weight.data.copy_(base.head)
     return model
-
-
-def read_meta(path: str | Path) -> dict[str, Any]:
-    """The artifact's reward_model.json, or {} for a folder that another tool wrote."""
-    file = Path(path) / META
-    if not file.is_file():
-        return {}
-    try:
-        meta = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read: {first_line(error)}") from None
-    if meta.get("format", 0) > FORMAT:
-        raise ModelError(
-            f"{file} is of format {meta['format']}; this version reads up to {FORMAT}: upgrade rewardsmith"
-        )
-    return meta
-
-
-def write_note(path: str, **notes: Any) -> None:
-    """Replace what an artifact's metadata says under these names. ModelError where `path` is no artifact."""
-    file = Path(path) / META
-    if not file.is_file():
-        raise ModelError(
-            f"{path} is no artifact (no {META} there): write one with rewardsmith export {path} --output DIR"
-        )
-    meta = read_meta(path) | notes
-    writing = file.with_name(f".{META}.writing-{os.getpid()}")
-    try:
-        writing.write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(writing, file)
-    finally:
-        writing.unlink(missing_ok=True)
 
 
 # -- saving -------------------------------------------------------------------------------------------------

@@ -25,16 +25,15 @@ from torch import nn
 
 from rewardsmith.errors import ConfigError, ModelError
 from rewardsmith.model.artifact import (
-    META,
     PROBE,
     load_reward_model,
     merge_adapters,
-    read_meta,
     render_config,
     replacing,
     stock_classifier,
 )
 from rewardsmith.model.load import first_line, load_tokenizer
+from rewardsmith.model.meta import META, read_meta
 from rewardsmith.text.pack import pack_rows
 from rewardsmith.text.render import Renderer
 

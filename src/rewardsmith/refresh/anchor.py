@@ -21,7 +21,8 @@ from rewardsmith.adjustment import Adjustment
 from rewardsmith.data.schema import Group
 from rewardsmith.ensemble import link_or_copy
 from rewardsmith.errors import TrainingError
-from rewardsmith.model.artifact import META, read_meta, replacing, writing_tensors
+from rewardsmith.model.artifact import replacing, writing_tensors
+from rewardsmith.model.meta import META, read_meta
 from rewardsmith.scorers import load_scorer
 from rewardsmith.statistics import Floats
 

@@ -31,9 +31,10 @@ from rewardsmith.refresh.connect import AT_ONCE
 from rewardsmith.refresh.gate import GateOptions
 from rewardsmith.refresh.ingest import Into, ingest_groups, ingest_tilted, tilted_weights
 from rewardsmith.refresh.labellers import Labeller, label_open
-from rewardsmith.refresh.models import Open, gate_model, release_model, train_model
+from rewardsmith.refresh.models import Open, gate_model, train_model
 from rewardsmith.refresh.project import Project
 from rewardsmith.refresh.propose import KINDS, ProposeOptions, Rewards, look, propose
+from rewardsmith.refresh.releasing import release_model
 from rewardsmith.refresh.rewards import score_missing
 from rewardsmith.refresh.sides import by_side, propose_tests
 from rewardsmith.refresh.store import Store

@@ -1,9 +1,9 @@
-"""A project's models: what is trained on and what is tested on, a model's trial, its release, and the way back.
+"""A project's models: what is trained on and what is tested on, and a model's trial.
 
     <project>/tests/frozen.jsonl      the labelled pairs of the first round that no model is trained on; never changed
     <project>/tests/reference.jsonl   answers of the first round that every model's scale is taken from; never changed
     <project>/models/<key>/           trained models (`refresh.train`)
-    <project>/releases/               what was released (`refresh.releases`); the store has a copy for queries
+    <project>/releases/               what was released (`refresh.releasing`)
 
 Which prompts are trained on and which test is in `refresh.sides`. Everything here may be repeated: what is done is
 found, not redone.
@@ -24,11 +24,12 @@ from rewardsmith.data.convert import convert
 from rewardsmith.data.readers import read_groups
 from rewardsmith.data.schema import Group
 from rewardsmith.errors import ConfigError, DataError
-from rewardsmith.model.artifact import read_meta
+from rewardsmith.model.meta import read_meta
 from rewardsmith.refresh import releases
 from rewardsmith.refresh.connect import parts
 from rewardsmith.refresh.gate import Evidence, GateOptions, judge
 from rewardsmith.refresh.records import Model
+from rewardsmith.refresh.releasing import find_model, released_name
 from rewardsmith.refresh.sides import BLIND, TEST_SHARE, labelled
 from rewardsmith.refresh.status import TRAINED, label_mark
 from rewardsmith.refresh.store import Store
@@ -138,7 +139,7 @@ def train_model(
         path=f"models/{record['key']}",
         artifact_hash=releases.digest_of(releases.file_hashes(record["path"])),
         round=max(rounds),
-        parent=_released_name(project, store),
+        parent=released_name(project, store),
         data_hash=record["key"],
         at=at,
         details={
@@ -230,16 +231,6 @@ def gate_model(
     return {**result, "model": candidate.name, "again": False}
 
 
-def find_model(store: Store, name: str | None) -> Model:
-    """A registered model by name; None: the one that was trained last. DataError where there is none."""
-    if name is not None:
-        return store.model(name)
-    trained = store.value(TRAINED)
-    if trained is None:
-        raise DataError("no model is trained yet; rewardsmith refresh train")
-    return store.model(json.loads(trained)["model"])
-
-
 def _evidence(groups: list[Group], new: Path, released: Path | None, open_model: Open) -> Evidence:
     """The groups that both models can score, with their rewards."""
     scores = open_model(str(new)).score(groups) if groups else []
@@ -270,70 +261,3 @@ def _inputs(
     release = None if pointer is None else pointer.release
     words = repr((model.artifact_hash, release, sorted(asdict(options).items()), thresholds, said))
     return hashlib.blake2b(words.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
-# -- release ------------------------------------------------------------------------------------------------------
-
-
-def release_model(
-    project: Path, store: Store, model: str | None, *, note: str = "", force: bool = False
-) -> dict[str, Any]:
-    """Release a model that its last gate let pass; {"release", "model", "new"}. ConfigError where it did not."""
-    candidate = find_model(store, model)
-    trials = store.gates(candidate.name)
-    if not trials and not force:
-        raise ConfigError(f"{candidate.name} was not tried yet: rewardsmith refresh gate, or --force")
-    gate = trials[-1].figures if trials else {}
-    pointer = releases.current(project)
-    if pointer is not None and "released" in gate and not force and gate["released"] != pointer.release:
-        now = releases.read_release(project, pointer.release)
-        if now.digest != candidate.artifact_hash:
-            raise ConfigError(
-                f"{candidate.name} was not tried against release {pointer.release}, which is current now: "
-                "rewardsmith refresh gate, or --force"
-            )
-    told = {key: gate[key] for key in ("verdict", "reasons", "checks", "options") if key in gate}
-    sync(project, store)
-    made, new = releases.release(project, project / candidate.path, gate=told, note=note, force=force)
-    sync(project, store)
-    return {"release": made.release, "model": candidate.name, "new": new, "digest": made.digest}
-
-
-def rollback_model(project: Path, store: Store, *, to: int | None = None, why: str = "") -> dict[str, Any]:
-    """Point to an earlier release; {"release", "model", "new", "entry"}."""
-    sync(project, store)
-    pointer, moved = releases.rollback(project, to=to, why=why)
-    sync(project, store)
-    return {
-        "release": pointer.release, "model": _released_name(project, store), "new": moved, "entry": pointer.entry,
-    }  # fmt: skip
-
-
-def sync(project: Path, store: Store) -> None:
-    """Bring the store's copy of the pointers up to date: the files are what counts, and a kill may fall in between."""
-    entries = releases.history(project)
-    there = {release.seq for release in store.releases()}
-    for pointer in (entry for entry in entries if entry.entry not in there):
-        name = _name_of(project, store, releases.read_release(project, pointer.release))
-        note = f"{pointer.action} {pointer.release}" + (f": {pointer.why}" if pointer.why else "")
-        store.add_release(name, manifest_hash=pointer.sha256, at=_seconds(pointer.at), note=note, seq=pointer.entry)
-
-
-def _name_of(project: Path, store: Store, release: releases.Release) -> str:
-    """The registered name of a release's artifact."""
-    folder = releases.model_folder(project, release).resolve()
-    for model in store.models():
-        if model.artifact_hash == release.digest or (project / model.path).resolve() == folder:
-            return model.name
-    raise DataError(f"release {release.release} is of {release.model}, which the store does not know")
-
-
-def _released_name(project: Path, store: Store) -> str | None:
-    pointer = releases.current(project)
-    return None if pointer is None else _name_of(project, store, releases.read_release(project, pointer.release))
-
-
-def _seconds(at: str) -> float:
-    from datetime import datetime
-
-    return datetime.fromisoformat(at).timestamp()

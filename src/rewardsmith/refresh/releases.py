@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rewardsmith.errors import ConfigError, ModelError
-from rewardsmith.model.artifact import META
+from rewardsmith.model.meta import META
 
 FOLDER, RELEASE, CURRENT = "releases", "release.json", "current.json"
 FORMAT = 1

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rewardsmith.errors import DataError, ModelError
+from rewardsmith.model.meta import META
 
-META = "reward_model.json"
 CURVE = "training_metrics.jsonl"
 
 

@@ -18,7 +18,8 @@ from rewardsmith.adjustment import Adjustment, of_artifact
 from rewardsmith.aggregation import How
 from rewardsmith.data.schema import Group, Message
 from rewardsmith.errors import ConfigError
-from rewardsmith.model.artifact import PROBE, read_meta
+from rewardsmith.model.artifact import PROBE
+from rewardsmith.model.meta import read_meta
 from rewardsmith.score_cache import model_hash
 from rewardsmith.scorers import JointScorer, ModelScorer, Precision, load_scorer
 from rewardsmith.scoring import Scores

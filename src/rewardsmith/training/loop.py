@@ -22,9 +22,10 @@ import torch
 from accelerate.utils import gather_object
 
 from rewardsmith.errors import ConfigError, Interrupted, TrainingError
-from rewardsmith.model.artifact import META, read_meta, stock_classifier
+from rewardsmith.model.artifact import stock_classifier
 from rewardsmith.model.layers import depth
 from rewardsmith.model.load import Base, load_base
+from rewardsmith.model.meta import META, read_meta
 from rewardsmith.model.speed import keep_freed_memory
 from rewardsmith.progress import Bar, say
 from rewardsmith.text.pack import PackedBatch, pack, plan_batches

@@ -11,9 +11,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from rewardsmith.errors import ConfigError
-from rewardsmith.model.artifact import build, read_meta
+from rewardsmith.model.artifact import build
 from rewardsmith.model.layers import depth, final_norms, layers_of, with_own_top
 from rewardsmith.model.load import Base
+from rewardsmith.model.meta import read_meta
 from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.training.config import TrainConfig
 from rewardsmith.training.objective import PreferenceLoss

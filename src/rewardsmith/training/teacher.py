@@ -18,7 +18,7 @@ import numpy as np
 
 from rewardsmith.data.schema import TIE, Group, Preference, preference_between
 from rewardsmith.errors import ConfigError, DataError
-from rewardsmith.model.artifact import read_meta
+from rewardsmith.model.meta import read_meta
 from rewardsmith.score_cache import open_scorer
 from rewardsmith.scoring import Scores, score_stream
 from rewardsmith.statistics import Floats
