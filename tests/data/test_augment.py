@@ -48,13 +48,20 @@ def test_an_edit_ties_or_loses_and_does_not_carry_the_worse_answer_past_the_bett
     group = GROUPS[0]
     made = made_of(name, group, probability)
     better, worse = map(text_of, group.responses)
-    plain, edited, worse_edited = map(text_of, made.responses)
+    plain, edited, worse_edited, *neutral = map(text_of, made.responses)
     assert plain == better
     assert edited != better
     assert worse_edited != worse
     assert [word for word in worse.split() if word.strip(".") not in worse_edited] == []
-    assert [(p.chosen, p.rejected, p.probability) for p in made.preferences] == [(0, 1, probability), (0, 2, 1.0)]
+    stated = [(p.chosen, p.rejected, p.probability) for p in made.preferences]
+    assert stated[:2] == [(0, 1, probability), (0, 2, 1.0)]
     assert made.prompt == group.prompt
+    # A compliment is held against a neutral opening too: the same verdict, so that not every opening is what loses.
+    assert len(neutral) == (name == "praise")
+    assert stated[2:] == [(3, 1, probability)] * len(neutral)
+    for text in neutral:
+        assert text.endswith(better)
+        assert text not in (better, edited)
 
 
 def test_a_soft_label_stays_soft_and_one_that_is_unsure_is_not_used():

@@ -23,7 +23,8 @@ def probe(name: str, effect: float, *, fault: bool = True) -> dict:
     known = builtin_probes()[name]
     return {
         "name": name, "family": known.family, "asks": known.asks, "wanted": known.wanted, "effect_sd": effect,
-        "low": effect - 0.1, "high": effect + 0.1, "overtake_rate": None, "fault": fault, "verdict": "rewarded",
+        "low": effect - 0.1, "high": effect + 0.1, "overtake_rate": None, "change_sd": effect, "placebo_sd": 0.0,
+        "fault": fault, "verdict": "rewarded",
     }  # fmt: skip
 
 

@@ -82,34 +82,43 @@ def source_of(group: Group, rng: Random) -> Source:
 # -- makers ---------------------------------------------------------------------------------------------------------
 
 
-def edited(edit: TextEdit, *, plain_only: bool = False) -> Maker:
+def edited(edit: TextEdit, *, plain_only: bool = False, neutral_too: bool = False) -> Maker:
     """The answer against its edit, and against the worse answer's edit where a label gives one.
 
-    plain_only  the edit is one of form, and takes text that has no form yet
+    plain_only   the edit is one of form, and takes text that has no form yet
+    neutral_too  the edit's neutral twin, an addition of the same place and size, is a further answer that the edited
+                 one is held against: else a model learns that additions lose, and of two still likes this one better
     """
 
-    def change(response: Messages, rng: Random) -> Messages | None:
+    def change(response: Messages, rng: Random) -> tuple[Messages, Messages | None] | None:
         text = response[-1].content
         if (plain_only and MARKED_UP.search(text)) or len(text) > LONGEST or not text.strip() or response[-1].extra:
             return None
         made = edit(text, rng)
-        return None if made is None or made.text == text else with_text(response, made.text)
+        if made is None or made.text == text:
+            return None
+        neutral = None if made.placebo is None else with_text(response, made.placebo)
+        return with_text(response, made.text), neutral
 
     def make(source: Source, around: Around, rng: Random, probability: float) -> Group | str:
         group = source.group
         which = source.better if source.better is not None else rng.randrange(len(group.responses))
         state = rng.getstate()
-        after = change(group.responses[which], rng)
-        if after is None:
+        changed = change(group.responses[which], rng)
+        if changed is None:
             return "the edit does not apply to the answer"
+        after, neutral = changed
         responses = [group.responses[which], after]
         stated = [Preference(chosen=0, rejected=1, probability=probability)]
         if source.worse is not None and source.label is not None:
             rng.setstate(state)  # the same words behind both answers
             worse = change(group.responses[source.worse], rng)
             if worse is not None:
-                responses.append(worse)
+                responses.append(worse[0])
                 stated.append(Preference(chosen=0, rejected=2, probability=source.label.probability))
+        if neutral_too and neutral is not None:
+            stated.append(Preference(chosen=len(responses), rejected=1, probability=probability))
+            responses.append(neutral)
         return new_group(group, group.prompt, responses, stated)
 
     return make
@@ -281,7 +290,7 @@ KINDS: dict[str, Kind] = {
     "restating": Kind(edited(restating), 0.02, "rejected"),
     "list": Kind(edited(bullets, plain_only=True), 0.03, "tie"),
     "bold": Kind(edited(bold, plain_only=True), 0.03, "tie"),
-    "praise": Kind(edited(praise), 0.03, "rejected"),
+    "praise": Kind(edited(praise, neutral_too=True), 0.03, "rejected"),
     "belief": Kind(belief, 0.05),
     "refusal": Kind(refusal, 0.05),
     "other": Kind(other, 0.1),

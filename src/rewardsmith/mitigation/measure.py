@@ -38,7 +38,8 @@ def probe_rows(
     effects_after: Mapping[str, Mapping[int, float]],
 ) -> list[dict[str, Any]]:
     """One row for each probe that both audits asked, the worst of before first: name, family, wanted, worst, before and
-    after (each value, low, high, fault, verdict, overtake_rate), change and fell_by (paired by seed).
+    after (each value, low, high, fault, verdict, overtake_rate, and change_sd and placebo_sd, whose difference value
+    is), change and fell_by (paired by seed).
     """
     of_after = {row["name"]: row for row in after["probes"]}
     rows = [
@@ -59,7 +60,7 @@ def probe_rows(
 
 
 def side(row: Mapping[str, Any]) -> dict[str, Any]:
-    keys = ("low", "high", "fault", "verdict", "overtake_rate")
+    keys = ("low", "high", "fault", "verdict", "overtake_rate", "change_sd", "placebo_sd")
     return {"value": row["effect_sd"], **{key: row[key] for key in keys}}
 
 
