@@ -194,5 +194,5 @@ def gold_curve(rows: Sequence[Mapping[str, Any]]) -> str:
     axes.set_ylabel("gold")
     axes.grid(axis="y", color=FAINT, linewidth=0.6, alpha=0.5)
     axes.spines["left"].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9.5)
     return finish(figure, axes, "gold", "Gold of the best of n before and after", counts=False)
