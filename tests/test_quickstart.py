@@ -35,7 +35,7 @@ def test_the_whole_line(tmp_path):
     AutoModelForCausalLM.from_config(tiny_trunk().config).save_pretrained(tmp_path / "lm")
     tiny_tokenizer().save_pretrained(tmp_path / "lm")
     result = quickstart.quickstart(str(tmp_path / "out"), model=str(tmp_path / "lm"), quiet=True)
-    for text in ("Held-out prompts:", "Edits that make an answer no better", "The best of n held-out answers"):
+    for text in ("Held-out prompts:", "Edits that make an answer no better", "The best of n answers by this reward"):
         assert text in result["summary"]
     assert "What moves the reward that should not" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "How far to optimise" in (tmp_path / "out" / "pressure.html").read_text(encoding="utf-8")

@@ -195,7 +195,7 @@ def _pressure_lines(pressure: dict[str, Any]) -> list[str]:
     """What more choice by this reward buys, and how far to go."""
     beside = {row["n"]: row["gold"] for row in pressure["length_only"]}
     return [
-        f"The best of n held-out answers by this reward: their rating, the gold (1 to 5; {pressure['n_prompts']} prompts):",
+        f"The best of n answers by this reward: their gold, a rating of 1 to 5 ({pressure['n_prompts']} prompts):",
         *(
             f"  n = {row['n']:<14} {interval_text(row, key='gold'):<24} the longest: {beside[row['n']]:.3f}"
             for row in pressure["curves"]
