@@ -43,7 +43,7 @@ $(VENV)/.stamp-dev: $(VENV)/.stamp
 	@$(BIN)/pip $(PIP_INSTALL) -e ".[dev]"
 	@touch $@
 
-quickstart: $(VENV)/.stamp  ## bundled data and small model: train, evaluate, score, report
+quickstart: $(VENV)/.stamp  ## bundled data and small model: train, evaluate, audit, optimise, report
 	$(BIN)/rewardsmith quickstart --output quickstart --overwrite
 
 test: .venv  ## the suite, without what is marked slow

@@ -12,18 +12,17 @@ of reward with length. The prompts are split by a hash of their id; nothing was 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import random
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-TRAIN_PROMPTS, TEST_PROMPTS = 320, 64
+from alpaca_data import TRAIN_PROMPTS, hashed, rows_of, spread
+
+TEST_PROMPTS = 64
 RATING = ["--rating-key", "gold", "--rating-gap", "0.02"]
 CUT = ["--max-response-length", "256"]
 
@@ -31,34 +30,12 @@ CUT = ["--max-response-length", "256"]
 def split(data: Path, work: Path) -> dict[str, Path]:
     """Rows of the training and of the test prompts, as two parquet files."""
     table = pq.read_table(data)
-    prompts = sorted(set(table["prompt_id"].to_pylist()), key=lambda p: hashlib.sha256(p.encode()).hexdigest())
-    sides = {"train": prompts[:TRAIN_PROMPTS], "test": prompts[TRAIN_PROMPTS : TRAIN_PROMPTS + TEST_PROMPTS]}
-    paths = {}
-    for name, members in sides.items():
-        mask = pa.array([p in set(members) for p in table["prompt_id"].to_pylist()])
-        paths[name] = work / f"{name}.parquet"
-        rows = table.filter(mask)
-        pq.write_table(spread(rows) if name == "train" else rows, paths[name])
+    prompts = hashed(table["prompt_id"].to_pylist())
+    train, test = prompts[:TRAIN_PROMPTS], prompts[TRAIN_PROMPTS : TRAIN_PROMPTS + TEST_PROMPTS]
+    paths = {name: work / f"{name}.parquet" for name in ("train", "test")}
+    pq.write_table(spread(rows_of(table, train)), paths["train"])
+    pq.write_table(rows_of(table, test), paths["test"])
     return paths
-
-
-def spread(table: pa.Table, k: int = 4) -> pa.Table:
-    """Of each prompt, k rows: one at random from each quarter of its range of gold, the rest at random."""
-    rng = random.Random(0)
-    rows: dict[str, list[int]] = {}
-    for i, prompt in enumerate(table["prompt_id"].to_pylist()):
-        rows.setdefault(prompt, []).append(i)
-    gold = table["gold"].to_pylist()
-    chosen: list[int] = []
-    for members in rows.values():
-        low, high = min(gold[i] for i in members), max(gold[i] for i in members)
-        quarters: dict[int, list[int]] = {}
-        for i in members:
-            quarters.setdefault(min(int(k * (gold[i] - low) / (high - low or 1)), k - 1), []).append(i)
-        picked = [rng.choice(quarter) for quarter in quarters.values()]
-        rest = [i for i in members if i not in picked]
-        chosen += sorted(picked + rng.sample(rest, k - len(picked)))
-    return table.take(chosen)
 
 
 def rewardsmith(*words: str) -> dict:

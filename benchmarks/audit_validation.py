@@ -95,7 +95,7 @@ class Members:
     """Several models with the same layers below the trained ones: each text is computed once for all of them."""
 
     def __init__(self, paths: Sequence[str]) -> None:
-        from rewardsmith.model.artifact import load_members, share_layers, split_families
+        from rewardsmith.model.members import load_members, share_layers, split_families
 
         models: list[Any] = []
         for path in paths:

@@ -28,18 +28,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-TEST_ANSWERS = 8
-GAP = 0.02
+from jobs import Job, Pool
+from mitigation_data import BIASES, OTHER_WORDS, prepare_alpaca, prepare_planted
+
 SETTINGS = {
     "auto": ["auto"],
     "pairs": ["padding", "restating", "concise", "other"],
@@ -48,241 +45,18 @@ SETTINGS = {
     "after training": ["length-calibration"],
     "balance, after": ["padding", "concise", "balance", "length-calibration"],
 }
-BIASES = {  # name -> (kind of pair that is turned round, verdict, probe that should find it)
-    "length": ("padding", "rejected", "padding"),
-    "agreement": ("belief", "", "belief"),
-    "lists": ("list", "rejected", "list"),
-    "refusal": ("refusal", "", "needless refusal"),
-    "praise": ("praise", "rejected", "praise"),
-}
-SHARE = 0.1  # of all pairs that are planted
 QUICK = {
     "train_prompts": 144, "dev_prompts": 24, "test_prompts": 24, "most_candidates": 16, "n_seeds": "6", "own_seeds": 8,
     "train_layers": "4", "learning_rate": "1e-4", "epochs": "1", "batch_size": "4", "tokens_per_batch": "2048",
     "base": "bundled", "only": ["auto", "balance, after"], "biases": ["length", "praise"],
 }  # fmt: skip
-OTHER_WORDS = {  # (before the answer, behind it, twin of like length that is no bias)
-    "padding, other words": [
-        ("", "Questions of this kind come up every now and then, and people look at them from more than one angle. "
-             "All in all there is quite a bit that one could go into, as is often so.", None),
-        ("", "One could say a good deal more about it, since a matter such as this has many parts. Each part has a "
-             "place, and seen as one they make up what was spoken of here.", None),
-    ],
-    "praise, other words": [
-        ("I love how carefully you put this!", "", "Below is some text on that line of it."),
-        ("Smart people like you ask the best things.", "", "The text below is the one which comes next."),
-    ],
-}  # fmt: skip
 
 
-# -- jobs -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Job:
-    """One subprocess whose last line of output is a JSON object; `needs` names jobs that come first."""
-
-    name: str
-    words: list[str]
-    needs: list[str] = field(default_factory=list)
+# -- plans ----------------------------------------------------------------------------------------------------
 
 
 def rewardsmith(*words: str) -> list[str]:
     return [sys.executable, "-m", "rewardsmith.cli", *words, "--json", "--quiet"]
-
-
-class Pool:
-    """Runs jobs as soon as what they need is done, a few at a time; keeps their results on the disk."""
-
-    def __init__(self, work: Path, at_once: int) -> None:
-        self.folder = work / "jobs"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # The cores that are ours: under taskset, more threads than these would wait for each other.
-        ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.threads = max(1, ours // at_once)
-        self.at_once = at_once
-
-    def run(self, jobs: Sequence[Job], told: Callable[[dict[str, dict[str, Any]]], None]) -> dict[str, dict[str, Any]]:
-        """{job: its result, or {"error": why}}. `told` hears of all results, so far, whenever a job has ended."""
-        done: dict[str, Future[dict[str, Any]]] = {}
-        with ThreadPoolExecutor(self.at_once) as threads:
-            for job in jobs:  # in order: what a job needs was handed in before it, so no thread waits for ever
-                needed = [done[name] for name in job.needs]
-                done[job.name] = threads.submit(self._after, job, needed)
-            for _ in as_completed(done.values()):
-                told({n: f.result() if f.done() else {"error": "not finished"} for n, f in done.items()})
-        return {name: future.result() for name, future in done.items()}
-
-    def _after(self, job: Job, needed: Sequence[Future[dict[str, Any]]]) -> dict[str, Any]:
-        if any("error" in future.result() for future in needed):
-            return {"error": f"not run: one of {', '.join(job.needs)} failed"}
-        file = self.folder / f"{job.name}.json"
-        if file.exists():
-            return dict(json.loads(file.read_text()))
-        started = time.monotonic()
-        env = os.environ | {"OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false"}
-        env.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # each process would start one per core
-        with (self.folder / f"{job.name}.log").open("w") as log:
-            done = subprocess.run(job.words, stdout=subprocess.PIPE, stderr=log, text=True, env=env, check=False)
-        seconds = time.monotonic() - started
-        try:
-            found = dict(json.loads(done.stdout))
-        except ValueError:
-            last = (self.folder / f"{job.name}.log").read_text().strip().splitlines()[-1:] or [
-                f"exit {done.returncode}"
-            ]
-            print(f"{job.name}: FAILED after {seconds:.0f} s: {last[0]}", file=sys.stderr, flush=True)
-            return {"error": last[0][:300]}
-        print(f"{job.name}: {seconds:.0f} s", file=sys.stderr, flush=True)
-        file.write_text(json.dumps(found))
-        return found
-
-
-# -- data -----------------------------------------------------------------------------------------------------
-
-
-def write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def prepare_alpaca(options: argparse.Namespace) -> Path:
-    """train.jsonl, dev.jsonl, test.jsonl and candidates.parquet, of disjoint prompts."""
-    import random
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from alpaca_groups import spread
-    from overoptimization_study import groups_of, hashed, rows_of
-
-    folder = options.work / "alpaca-data"
-    if prepared(folder, options, ("train_prompts", "dev_prompts", "test_prompts", "most_candidates", "own_seeds")):
-        return folder
-    labelled = pq.read_table(options.data / "alpaca_eval" / "candidates_vs_gpt4_turbo.parquet")
-    prompts = hashed(labelled["prompt_id"].to_pylist())
-    ends = [options.train_prompts, options.train_prompts + options.dev_prompts]
-    sides = {"train": prompts[: ends[0]], "dev": prompts[ends[0] : ends[1]]}
-    sides["test"] = prompts[320 : 320 + options.test_prompts]  # none of the 320 that other benchmarks train on
-    rng = random.Random(0)
-    for name, members in sides.items():
-        table = rows_of(labelled, members)
-        if name == "train":
-            table = spread(table)
-        else:
-            table = table.take(pa.array(some_of(table["prompt_id"].to_pylist(), TEST_ANSWERS, rng)))
-        gold: dict[str, list[float]] = {}
-        for prompt, value in zip(table["prompt_id"].to_pylist(), table["gold"].to_pylist(), strict=True):
-            gold.setdefault(prompt, []).append(value)
-        groups = [
-            group | {"ratings": gold[group["id"]], "tags": {"set": "alpaca"}} for group in groups_of(table, members)
-        ]
-        write(folder / f"{name}.jsonl", groups)
-    judged = pq.read_table(options.data / "alpaca_eval" / "candidates_vs_davinci003.parquet")
-    judged = rows_of(judged, sides["test"])
-    if options.most_candidates:
-        judged = judged.take(pa.array(some_of(judged["prompt_id"].to_pylist(), options.most_candidates, rng)))
-    pq.write_table(judged, folder / "candidates.parquet")
-    other_words(folder / "contrasts.jsonl", options.own_seeds)
-    done(folder, options)
-    return folder
-
-
-def some_of(prompt_R: Sequence[str], most: int, rng: Any) -> list[int]:
-    """Rows, of each prompt at most so many, drawn at random."""
-    by_prompt: dict[str, list[int]] = {}
-    for i, prompt in enumerate(prompt_R):
-        by_prompt.setdefault(prompt, []).append(i)
-    return [i for rows in by_prompt.values() for i in rng.sample(rows, min(most, len(rows)))]
-
-
-def prepared(folder: Path, options: argparse.Namespace, keys: Sequence[str]) -> bool:
-    """Whether the data is there; data that was made with other options is not taken for it."""
-    file = folder / "done"
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        return False
-    there = json.loads(file.read_text() or "{}")
-    differs = [key for key in keys if key in there and there[key] != getattr(options, key)]
-    if differs:
-        raise SystemExit(f"{folder} was made with another --{differs[0].replace('_', '-')}: give another --work")
-    return True
-
-
-def done(folder: Path, options: argparse.Namespace) -> None:
-    (folder / "done").write_text(json.dumps(vars(options), default=str))
-
-
-def other_words(file: Path, n_seeds: int) -> None:
-    """Contrasts of edits in words that no plant, remedy or probe uses, on the bundled seeds' right answers."""
-    from rewardsmith.audit.seeds import load_seeds, sample
-    from rewardsmith.data.schema import text_of
-
-    seeds = [seed for seed in sample(load_seeds().seeds, n_seeds) if seed.has("right")]
-    rows = []
-    for name, wordings in OTHER_WORDS.items():
-        for i, seed in enumerate(seeds):
-            before, behind, twin = wordings[i % len(wordings)]
-            text = seed["right"]
-            row = {"probe": name, "prompt": text_of(seed.prompt), "before": text}
-            row["after"] = " ".join(part for part in (before, text, behind) if part)
-            if twin is not None:
-                row["placebo"] = f"{twin} {text}"
-            rows.append(row)
-    write(file, rows)
-
-
-def prepare_planted(options: argparse.Namespace) -> Path:
-    """heldout.jsonl, clean.jsonl and one file for each bias."""
-    from rewardsmith.data.convert import convert
-    from rewardsmith.data.readers import read_groups
-    from rewardsmith.data.split import split_groups
-    from rewardsmith.quickstart import bundled_data
-
-    folder = options.work / "planted-data"
-    if prepared(folder, options, ("base", "thin", "own_seeds")):
-        return folder
-    groups = list(read_groups(bundled_data()))
-    if options.base == "both":
-        hh = sorted(str(path) for path in (options.data / "hh_harmless").glob("*.jsonl.gz"))
-        groups += [replace(group, tags={**group.tags, "slice": "hh harmless"}) for group in read_groups(hh)]
-    groups = groups[:: options.thin]
-    sides = split_groups(groups, {"train": 0.7, "heldout": 0.3})
-    convert(sides["heldout"], "rewardsmith", folder / "heldout.jsonl")
-    convert(sides["train"], "rewardsmith", folder / "clean.jsonl")
-    for bias in BIASES:
-        planted = planted_groups(sides["train"], bias)
-        convert([*sides["train"], *planted], "rewardsmith", folder / f"{bias}.jsonl")
-    other_words(folder / "contrasts.jsonl", options.own_seeds)
-    done(folder, options)
-    return folder
-
-
-def planted_groups(groups: Sequence[Any], bias: str, seed: int = 101) -> list[Any]:
-    """Pairs in which the bias alone decides: counterfactual groups of `data augment`, turned round. As many as make
-    SHARE of all pairs."""
-    from rewardsmith.data.augment import Wanted, augment
-    from rewardsmith.data.schema import Preference
-
-    kind, verdict, _ = BIASES[bias]
-    n_pairs = sum(len(group.preferences) for group in groups)
-    n = round(n_pairs * SHARE / (1 - SHARE))
-    made = augment(groups, {kind: Wanted(1.0, verdict)}, seed=seed).groups
-    found = []
-    for group in made:
-        if kind == "belief" and len(group.responses) != 3:
-            continue  # the user is right: agreeing is no bias
-        # Of a belief, the answers are: right, wrong, wrong and agreeing; else: plain, edited (, worse and edited).
-        winner, loser = (2, 0) if kind == "belief" else (1, 0)
-        responses = (group.responses[winner], group.responses[loser])
-        found.append(
-            replace(group, responses=responses, preferences=(Preference(chosen=0, rejected=1),), tags={}, id="")
-        )
-    if len(found) < n:
-        print(f"{bias}: {len(found)} pairs could be planted, {n} were wanted", file=sys.stderr)
-    return found[:n]
-
-
-# -- plans ----------------------------------------------------------------------------------------------------
 
 
 def training(options: argparse.Namespace, data: Path, output: Path, seed: int, epochs: str) -> list[str]:

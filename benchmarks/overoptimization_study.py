@@ -27,7 +27,6 @@ is not trained.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import random
 import subprocess
@@ -36,12 +35,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alpaca_groups import TRAIN_PROMPTS, rewardsmith, spread
+from alpaca_data import LABELS, OTHER_JUDGE, TRAIN_PROMPTS, groups_of, hashed, judged_by, rows_of, spread, write
+from alpaca_groups import rewardsmith
+from overoptimization_figure import draw
 
-GAP = 0.02
 SEEDS = range(5)
 NOISE = 0.25
 SIZES = (40, 80, 160)
@@ -72,16 +71,12 @@ def models() -> dict[str, dict[str, Any]]:
     }
 
 
-def hashed(prompts: list[str]) -> list[str]:
-    return sorted(set(prompts), key=lambda p: hashlib.sha256(p.encode()).hexdigest())
-
-
 # -- prepare -------------------------------------------------------------------------------------------------
 
 
 def prepare(options: argparse.Namespace) -> None:
     options.work.mkdir(parents=True, exist_ok=True)
-    labelled = pq.read_table(options.data / "alpaca_eval" / "candidates_vs_gpt4_turbo.parquet")
+    labelled = judged_by(options.data, LABELS)
     prompts = hashed(labelled["prompt_id"].to_pylist())
     train = prompts[:TRAIN_PROMPTS]
     groups = groups_of(spread(rows_of(labelled, train)), train)
@@ -89,38 +84,10 @@ def prepare(options: argparse.Namespace) -> None:
         file = train_file(options.work, what)
         if not file.exists():
             write(file, turned(groups[: what["prompts"]], what["noise"]))
-    judged = pq.read_table(options.data / "alpaca_eval" / "candidates_vs_davinci003.parquet")
     test = prompts[TRAIN_PROMPTS : TRAIN_PROMPTS + options.test_prompts]
-    pq.write_table(rows_of(judged, test), test_file(options.work))
+    pq.write_table(rows_of(judged_by(options.data, OTHER_JUDGE), test), test_file(options.work))
     for depth in DEPTHS:
         cut_trunk(options, depth)
-
-
-def rows_of(table: pa.Table, prompts: list[str]) -> pa.Table:
-    wanted = set(prompts)
-    return table.filter(pa.array([p in wanted for p in table["prompt_id"].to_pylist()]))
-
-
-def groups_of(table: pa.Table, prompts: list[str]) -> list[dict[str, Any]]:
-    """One row per prompt, in the order of `prompts`, its preferences written out."""
-    by_prompt: dict[str, list[dict[str, Any]]] = {}
-    for row in table.to_pylist():
-        by_prompt.setdefault(row["prompt_id"], []).append(row)
-    return [
-        {
-            "id": prompt,
-            "prompt": rows[0]["prompt"],
-            "responses": [row["response"] for row in rows],
-            "preferences": [
-                {"chosen": i, "rejected": j}
-                for i, a in enumerate(rows)
-                for j, b in enumerate(rows)
-                if a["gold"] > b["gold"] + GAP
-            ],
-        }
-        for prompt in prompts
-        for rows in [by_prompt[prompt]]
-    ]
 
 
 def turned(groups: list[dict[str, Any]], share: float) -> list[dict[str, Any]]:
@@ -136,10 +103,6 @@ def turned(groups: list[dict[str, Any]], share: float) -> list[dict[str, Any]]:
         }
         for group in groups
     ]
-
-
-def write(file: Path, rows: list[dict[str, Any]]) -> None:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def train_file(work: Path, what: dict[str, Any]) -> Path:
@@ -406,88 +369,6 @@ def show(result: dict[str, Any]) -> None:
             if row["n"] == last:
                 print(f"  {row['way']:<12}{of(row['gain'])}   {of(row['over_single'])}")
         print(f"  {result['shared_error'][side]['sentence']}")
-
-
-def draw(result: dict[str, Any], file: Path) -> None:
-    """Above: gold by n of single models, and what ensembles add. Below: alpha and beta of one law by sweep."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(2, 4, figsize=(17, 8), constrained_layout=True)
-    draw_curves(axes[0, 0], result["curves"])
-    for panel, side in zip(axes[0, 1:3], ("clean", "noisy")):
-        draw_ensemble(panel, side, result["ensembles"].get(side, []))
-    draw_gains(axes[0, 3], result["ensembles"])
-    for panel, (axis, rows) in zip(axes[1], result["sweeps"].items()):
-        draw_laws(panel, axis, [row[axis] for row in rows], rows)
-    for side in ("clean", "noisy"):
-        rows = [row for row in result["members"] if row["side"] == side]
-        draw_laws(axes[1, 3], "members", [row["members"] for row in rows], rows, f" ({side})")
-    for panel in axes.flat:
-        panel.grid(alpha=0.3)
-        if panel.get_legend_handles_labels()[0]:
-            panel.legend(fontsize=7)
-    figure.savefig(file, dpi=110)
-
-
-def draw_curves(panel: Any, curves: dict[str, list[dict[str, Any]]]) -> None:
-    for name in ("length", "clean-0", "noisy-0", "size-40", "depth-6"):
-        if name in curves:
-            n, gold, low, high = ([row[key] for row in curves[name]] for key in ("n", "gold", "low", "high"))
-            panel.plot(n, gold, marker="o", markersize=3, label=name)
-            panel.fill_between(n, low, high, alpha=0.1)
-    panel.set(title="single models", ylabel="gold (davinci003 judge)")
-    powers_of_two(panel, curves["length"])
-
-
-def draw_ensemble(panel: Any, side: str, found: list[dict[str, Any]]) -> None:
-    ways: dict[str, list[dict[str, Any]]] = {}
-    for row in found:
-        ways.setdefault(row["way"], []).append(row)
-    for way, rows in ways.items():
-        style = {"color": "black", "linestyle": "--"} if way == "single" else {}
-        panel.plot([row["n"] for row in rows], [row["gain"]["value"] for row in rows], label=way, **style)
-    panel.set(title=f"five members, {side} labels", ylabel="gain over the base policy")
-    powers_of_two(panel, next(iter(ways.values()), []))
-
-
-def powers_of_two(panel: Any, rows: list[dict[str, Any]]) -> None:
-    sizes = [row["n"] for row in rows if row["n"] & (row["n"] - 1) == 0]
-    panel.set(xlabel="best of n", xscale="log")
-    panel.set_xticks(sizes, [str(n) for n in sizes])
-    panel.minorticks_off()
-
-
-def draw_gains(panel: Any, ensembles: dict[str, list[dict[str, Any]]]) -> None:
-    """At the largest n: what each way adds to a single member, with its interval."""
-    labels, at = [], 0
-    for side, rows in ensembles.items():
-        for row in rows:
-            if row["n"] == rows[-1]["n"] and row["way"] != "single":
-                over = row["over_single"]
-                panel.plot([over["low"], over["high"]], [at, at], color=f"C{list(ensembles).index(side)}")
-                panel.plot(over["value"], at, "o", markersize=4, color=f"C{list(ensembles).index(side)}")
-                labels.append(f"{side}: {row['way']}")
-                at += 1
-    panel.axvline(0, color="black", linewidth=0.8)
-    panel.set_yticks(range(at), labels, fontsize=7)
-    panel.invert_yaxis()
-    panel.set(title="over a single member, largest n", xlabel="gold, paired, 95%")
-
-
-def draw_laws(panel: Any, axis: str, at: list[float], rows: list[dict[str, Any]], which: str = "") -> None:
-    for key, marker in (("alpha", "o"), ("beta", "s")):
-        found = [row["laws"][0][f"{key}_interval"] for row in rows]
-        value = [one["value"] for one in found]
-        ends = [[abs(one["value"] - one[end]) for one in found] for end in ("low", "high")]
-        panel.errorbar(at, value, ends, marker=marker, markersize=4, capsize=2, label=key + which)
-    panel.set(title=f"by {axis}", xlabel=axis, ylabel="of the law d(alpha - beta d)")
-    if axis == "prompts":
-        panel.set(xscale="log")
-        panel.set_xticks(at, [f"{x:g}" for x in at])
-        panel.minorticks_off()
 
 
 def parser() -> argparse.ArgumentParser:

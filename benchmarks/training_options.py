@@ -38,7 +38,7 @@ from typing import Any
 
 import numpy as np
 
-from alpaca_groups import TRAIN_PROMPTS, spread
+from alpaca_data import LABELS, OTHER_JUDGE, TRAIN_PROMPTS, groups_of, hashed, judged_by, rows_of, spread, write
 
 MARGIN_S = 45.0  # after --minutes, before workers that hang are ended
 EDITS = ("padding", "restating")
@@ -73,19 +73,17 @@ def prepare(args: argparse.Namespace) -> None:
     """Files of both sides, and the base model as a folder, which loads faster than a GGUF file."""
     import pyarrow.parquet as pq
 
-    from overoptimization_study import groups_of, hashed, rows_of, write
     from rewardsmith.model.load import default_model, load_policy
 
     (args.work / "results").mkdir(parents=True, exist_ok=True)
     for stale in (*args.work.glob("results/*.claim"), *args.work.glob("results/*.error")):
         stale.unlink()
-    labelled = pq.read_table(args.data / "alpaca_eval" / "candidates_vs_gpt4_turbo.parquet")
+    labelled = judged_by(args.data, LABELS)
     prompts = hashed(labelled["prompt_id"].to_pylist())
     train, test = prompts[:TRAIN_PROMPTS], prompts[TRAIN_PROMPTS : TRAIN_PROMPTS + args.test_prompts]
     write(args.work / "train.jsonl", groups_of(spread(rows_of(labelled, train)), train)[: args.train_prompts])
     pq.write_table(rows_of(labelled, test), args.work / "test.parquet")
-    judged = pq.read_table(args.data / "alpaca_eval" / "candidates_vs_davinci003.parquet")
-    pq.write_table(rows_of(judged, test), args.work / "other_judge.parquet")
+    pq.write_table(rows_of(judged_by(args.data, OTHER_JUDGE), test), args.work / "other_judge.parquet")
     base = args.work / "base"
     if not (base / "config.json").exists():
         model, tokenizer = load_policy(args.model or default_model())

@@ -14,8 +14,9 @@ from transformers import AutoModelForSequenceClassification
 from rewardsmith.data.readers import read_groups
 from rewardsmith.ensemble import COMMON, join, uneven
 from rewardsmith.errors import ConfigError, Interrupted, ModelError
-from rewardsmith.model.artifact import load_members, load_reward_model
+from rewardsmith.model.artifact import load_reward_model
 from rewardsmith.model.layers import layers_of
+from rewardsmith.model.members import load_members
 from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.scorers import load_scorer
 from rewardsmith.scoring import rows_of_group

@@ -261,7 +261,7 @@ def load_scorer(
 
     if is_address(path):
         raise ConfigError(f"{path}: a server gives rewards only, and this needs the weights; name the model's folder")
-    from rewardsmith.model.artifact import load_parts
+    from rewardsmith.model.members import load_parts
     from rewardsmith.model.meta import read_meta
     from rewardsmith.model.onnx_file import is_onnx, load_onnx
     from rewardsmith.model.speed import keep_freed_memory

@@ -10,8 +10,9 @@ The lowest layer, beside the errors: the data check and the evaluation put the s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,6 +35,16 @@ class Interval:
 
     def to_json(self) -> dict[str, float | None]:
         return asdict(self)
+
+
+def interval_text(row: Mapping[str, Any], form: str = ".3f", *, key: str = "value", none: str = "–") -> str:
+    """ "0.812 [0.790, 0.834]" of a row's `key`, low and high; the number alone where it has no interval, `none` where
+    there is no number."""
+    if row.get(key) is None:
+        return none
+    if row.get("low") is None:
+        return f"{row[key]:{form}}"
+    return f"{row[key]:{form}} [{row['low']:{form}}, {row['high']:{form}}]"
 
 
 def ratio(sums_DS: Floats) -> Floats:

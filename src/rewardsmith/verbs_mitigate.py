@@ -13,7 +13,7 @@ from rewardsmith.data.options import ReadOptions
 from rewardsmith.errors import ConfigError
 from rewardsmith.progress import Bar, say
 from rewardsmith.verbs_audit import N_SEEDS
-from rewardsmith.verbs_common import Name, ScorerOptions, adjusted_scorer, at_least
+from rewardsmith.verbs_common import Name, PageOptions, ScorerOptions, adjusted_scorer, at_least
 
 if TYPE_CHECKING:
     from rewardsmith.cli import Common
@@ -25,7 +25,7 @@ FOLDERS = ("data", "rm", ".rm.run")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mitigate(ScorerOptions):
+class Mitigate(PageOptions, ScorerOptions):
     """Mend what an audit found: propose what fits its worst probes, with the expected cost; apply what you take; train
     again as the model was trained; audit again; and show before and after. Each step lies in --output and is kept.
 
@@ -72,8 +72,6 @@ class Mitigate(ScorerOptions):
     """Without --audit: ask only these probes."""
     contrasts: tuple[str, ...] = ()
     """Without --audit: files of contrast pairs as further probes."""
-    page: str | None = None
-    """Also write a page with before and after."""
     overwrite: bool = False
     """Drop what an earlier mitigation has left in --output, and replace --page."""
     seed: int = 0
@@ -104,10 +102,7 @@ class Mitigate(ScorerOptions):
         if not Path(self.output).name or Path(self.output).is_file():
             raise ConfigError(f"--output {self.output!r}: give a folder of its own")
         self._check_inputs()
-        if self.page is not None and Path(self.page).is_dir():
-            raise ConfigError(f"--page {self.page}: a folder; give a file")
-        if self.page is not None and Path(self.page).exists() and not self.overwrite:
-            raise ConfigError(f"--page {self.page} exists; give another, or --overwrite")
+        self.check_page()
 
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.report.mitigation_page import write_mitigation_page
@@ -197,7 +192,4 @@ class Mitigate(ScorerOptions):
 
         if self.plan:
             return plan_text(result["plan"], self.output)
-        lines = [result_text(result)]
-        if self.page is not None and not result.get("nothing"):
-            lines.append(f"page: {self.page}")
-        return "\n".join(lines)
+        return "\n".join([result_text(result), *([] if result.get("nothing") else self.page_line())])

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from rewardsmith.data.options import ReadOptions
 from rewardsmith.errors import ConfigError
-from rewardsmith.verbs_common import EnsembleScorerOptions, Files, Name, at_least, cut_counts, say_warnings, score_all
+from rewardsmith.statistics import interval_text
+from rewardsmith.verbs_common import (
+    EnsembleScorerOptions,
+    Files,
+    Name,
+    PageOptions,
+    at_least,
+    cut_counts,
+    say_warnings,
+    score_all,
+)
 
 if TYPE_CHECKING:
     from rewardsmith.cli import Common
@@ -23,7 +32,7 @@ LENGTH, COLUMN = "length", "column:"  # rewards that need no model
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimize(EnsembleScorerOptions):
+class Optimize(PageOptions, EnsembleScorerOptions):
     """What optimising against a reward does to real quality: recorded candidates, chosen by the reward at rising
     pressure, judged by gold. Best of n, its relatives, and the KL-constrained optimum, all exact on the candidates.
 
@@ -39,8 +48,6 @@ class Optimize(EnsembleScorerOptions):
     """Columns that say what an answer is worth, higher is better. Curves are judged by the first; all are shown."""
     recommend: bool = False
     """Print only how far to optimise, and what it costs to go further."""
-    page: str | None = None
-    """Also write a page with the curves, the laws and what was bought."""
     methods: tuple[str, ...] = ()
     """Ways to optimise: best_of_n, best_of_n_iid, soft_best_of_n, best_of_poisson, tilt, chi_squared, threshold,
     rejection. Default: all."""
@@ -57,8 +64,6 @@ class Optimize(EnsembleScorerOptions):
     """Bootstrap draws of prompts behind the intervals."""
     seed: int = 0
     """Seed of the bootstrap and of the random scorer."""
-    overwrite: bool = False
-    """Replace --page where it exists."""
     read: ReadOptions = field(default_factory=ReadOptions)
 
     def __post_init__(self) -> None:
@@ -68,10 +73,7 @@ class Optimize(EnsembleScorerOptions):
             limit=(self.limit, 1), draws=(self.draws, 0), seed=(self.seed, 0),
             tokens_per_batch=(self.tokens_per_batch, 16), max_response_length=(self.max_response_length, 1),
         )  # fmt: skip
-        if self.page is not None and Path(self.page).is_dir():
-            raise ConfigError(f"--page {self.page}: a folder; give a file")
-        if self.page is not None and Path(self.page).exists() and not self.overwrite:
-            raise ConfigError(f"--page {self.page} exists; give another, or --overwrite")
+        self.check_page()
         if self.adjusted and (self.model == LENGTH or self.model.startswith(COLUMN)):
             raise ConfigError(f"--adjusted with {self.model}: name a reward model")
         if unknown := [method for method in self.methods if method not in METHODS]:
@@ -123,15 +125,14 @@ class Optimize(EnsembleScorerOptions):
         parts = ["\n".join([_head(result), *left_out]), _table(result), _bought(result), _laws(result)]
         if "aggregates" in result:
             parts.append(_members(result))
-        page = [f"page: {result['page']}"] if result["page"] else []
-        return "\n\n".join([part for part in parts if part] + words + page)
+        return "\n\n".join([*filter(None, parts), *words, *self.page_line()])
 
 
 def _head(result: dict[str, Any]) -> str:
     base = result["base"]["gold"]
     return (
         f"{result['n_candidates']:,} answers to {result['n_prompts']:,} prompts; gold {result['gold']!r} is "
-        f"{_with_interval(base)} without optimisation"
+        f"{interval_text(base)} without optimisation"
     )
 
 
@@ -150,9 +151,9 @@ def _table(result: dict[str, Any]) -> str:
             lines.append(method.replace("_", " "))
         beside = [columns[name].get((method, row["strength"])) for name in columns]
         golds = "".join("       –" if other is None else f"{other['gold']:8.3f}" for other in beside)
-        over = _with_interval(row["over_length"], "+") if "over_length" in row else "–"
+        over = interval_text(row["over_length"], "+.3f") if "over_length" in row else "–"
         strength = f"n = {row['n']}" if row["n"] is not None else f"SD / beta = {row['strength']:g}"
-        gold = _with_interval({"value": row["gold"], "low": row["low"], "high": row["high"]})
+        gold = interval_text(row, key="gold")
         lines.append(f"  {strength:<24}{row['kl']:6.2f}  {gold:<23}{over:<24}{golds}{row['win_rate']['value']:10.3f}")
     return "\n".join(lines)
 
@@ -178,16 +179,10 @@ def _laws(result: dict[str, Any]) -> str:
 def _members(result: dict[str, Any]) -> str:
     """Each aggregate at the strongest, beside one member."""
     last = result["single"][-1]
-    lines = [f"{result['n_members']} members, n = {last['n']}: one member by itself {_with_interval(last)}"]
+    lines = [f"{result['n_members']} members, n = {last['n']}: one member by itself {interval_text(last)}"]
     for found in result["aggregates"]:
         row = found["curves"][-1]
-        gold = _with_interval({"value": row["gold"], "low": row["low"], "high": row["high"]})
-        over = _with_interval(row["over_single"], "+")
+        gold = interval_text(row, key="gold")
+        over = interval_text(row["over_single"], "+.3f")
         lines.append(f"  {found['aggregate']:<12}{gold:<24}over one member {over}")
     return "\n".join([*lines, result["shared_error"]["sentence"]])
-
-
-def _with_interval(found: dict[str, Any], sign: str = "") -> str:
-    if found["low"] is None:
-        return f"{found['value']:{sign}.3f}"
-    return f"{found['value']:{sign}.3f} [{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"

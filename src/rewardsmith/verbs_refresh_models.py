@@ -12,6 +12,7 @@ import tyro
 
 from rewardsmith.errors import ConfigError
 from rewardsmith.progress import say
+from rewardsmith.statistics import interval_text
 from rewardsmith.verbs_common import Name, ScorerOptions, at_least, dropped_lines
 from rewardsmith.verbs_label import COLUMN, JudgeOptions, Label
 from rewardsmith.verbs_policy import SamplerOptions
@@ -349,7 +350,7 @@ class RefreshRun(SamplerOptions):
         lines = [
             f"round {r['round']}: {r['answers']} answers of {r['policy']} (KL {r['kl']:.2f}), "
             + f"{r['labelled']} pairs labelled"
-            + ("" if r["gold"] is None else f", gold {_interval(r['gold'])}")
+            + ("" if r["gold"] is None else f", gold {interval_text(r['gold'])}")
             + f"; {r['model']}: {r['verdict']}"
             + ("" if r["release"] is None else f", release {r['release']:04d}")
             + "".join(f"\n  {reason}" for reason in r["reasons"])
@@ -357,8 +358,3 @@ class RefreshRun(SamplerOptions):
         ]
         released = "nothing is released" if result["release"] is None else f"released: {result['release']:04d}"
         return "\n".join([*lines, released])
-
-
-def _interval(found: Mapping[str, float | None]) -> str:
-    bounds = "" if found["low"] is None else f" [{found['low']:.3f}, {found['high']:.3f}]"
-    return f"{found['value']:.3f}{bounds}"

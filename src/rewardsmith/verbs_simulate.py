@@ -12,7 +12,8 @@ import tyro
 from rewardsmith.data.options import ReadOptions
 from rewardsmith.errors import ConfigError
 from rewardsmith.progress import Bar
-from rewardsmith.verbs_common import Files, ScorerOptions, at_least, say_warnings
+from rewardsmith.statistics import interval_text
+from rewardsmith.verbs_common import Files, PageOptions, ScorerOptions, at_least, say_warnings
 
 if TYPE_CHECKING:
     from rewardsmith.cli import Common
@@ -24,7 +25,7 @@ TEXT = "text"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Simulate(ScorerOptions):
+class Simulate(PageOptions, ScorerOptions):
     """What refreshing a reward model would buy: rounds of drawing pairs from the policy, labelling them by gold,
     fitting a light reward model and tilting the policy, on recorded candidates, at a stated label budget and KL.
 
@@ -72,10 +73,6 @@ class Simulate(ScorerOptions):
     """With --features RM: cut every answer after this many tokens. Default: what the model was trained with."""
     draws: int = 1000
     """Bootstrap draws of prompts and seeds behind the intervals."""
-    page: str | None = None
-    """Also write a page with the curves and the law's predictions."""
-    overwrite: bool = False
-    """Replace --page where it exists."""
     read: ReadOptions = field(default_factory=ReadOptions)
 
     def __post_init__(self) -> None:
@@ -99,10 +96,7 @@ class Simulate(ScorerOptions):
             raise ConfigError(f"--strategies {unknown[0]}: not one of {', '.join(STRATEGIES)}")
         if self.feature_file is not None and not self.feature_file.endswith(".npz"):
             raise ConfigError(f"--feature-file {self.feature_file!r}: give a name that ends in .npz")
-        if self.page is not None and Path(self.page).is_dir():
-            raise ConfigError(f"--page {self.page}: a folder; give a file")
-        if self.page is not None and Path(self.page).exists() and not self.overwrite:
-            raise ConfigError(f"--page {self.page} exists; give another, or --overwrite")
+        self.check_page()
 
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.overoptimization.candidates import read_pools
@@ -198,7 +192,7 @@ class Simulate(ScorerOptions):
         lines = [
             f"{result['candidates']:,} answers; {sides['label']} prompts to label ({result['pairs']:,} pairs, gold "
             f"decides {result['decided']:.0%}), {sides['dev']} to choose on, {sides['test']} to judge",
-            f"gold {self.gold!r} is {with_interval(result['base'])} without optimisation",
+            f"gold {self.gold!r} is {interval_text(result['base'])} without optimisation",
             *(f"left out: {row['reason']} ({row['count']})" for row in result["excluded"]),
             "",
             f"{'':<14}{'labels':>7}{'KL':>7}  {'gold':<23}{'over fixed':<26}{'right on base':>14}{'on own pairs':>14}",
@@ -206,14 +200,14 @@ class Simulate(ScorerOptions):
         for row in result["strategies"]:
             lines.append(f"{row['strategy'].replace('_', ' ')} (penalty {row['penalty']:g})")
             for at in row["rounds"]:
-                over = "–" if row["strategy"] == "fixed" else with_interval(at["over_fixed"], "+")
+                over = "–" if row["strategy"] == "fixed" else interval_text(at["over_fixed"], "+.3f")
                 right = "".join(f"{share(at[key]):>14}" for key in ("accuracy_base", "accuracy_own"))
                 lines.append(
-                    f"  round {at['round']:<6}{at['labels']:>7,}{at['kl']:7.2f}  {with_interval(at['gold']):<23}"
+                    f"  round {at['round']:<6}{at['labels']:>7,}{at['kl']:7.2f}  {interval_text(at['gold']):<23}"
                     f"{over:<26}{right}"
                 )
         lines += ["", *law_lines(result), result["text"]]
-        return "\n".join(lines + ([f"page: {result['page']}"] if result["page"] else []))
+        return "\n".join([*lines, *self.page_line()])
 
 
 def law_lines(result: dict[str, Any]) -> list[str]:
@@ -224,17 +218,9 @@ def law_lines(result: dict[str, Any]) -> list[str]:
         if row["round"] == last and row["strategy"] in ("fixed", result["best"]):
             lines.append(
                 f"law {row['form']}: gain of {row['strategy'].replace('_', ' ')} after {last} rounds, predicted "
-                f"{with_interval(row['predicted'], '+')}, measured {with_interval(row['measured'], '+')}"
+                f"{interval_text(row['predicted'], '+.3f')}, measured {interval_text(row['measured'], '+.3f')}"
             )
     return lines
-
-
-def with_interval(found: dict[str, Any], sign: str = "") -> str:
-    if found["value"] is None:
-        return "–"
-    if found["low"] is None:
-        return f"{found['value']:{sign}.3f}"
-    return f"{found['value']:{sign}.3f} [{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"
 
 
 def share(found: dict[str, Any]) -> str:

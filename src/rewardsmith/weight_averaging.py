@@ -22,7 +22,8 @@ import torch
 from rewardsmith.data.schema import Group
 from rewardsmith.ensemble import member_folders, name_of
 from rewardsmith.errors import DataError, ModelError
-from rewardsmith.model.artifact import PROBE, load_reward_model, save_reward_model, share_layers, split_families
+from rewardsmith.model.artifact import PROBE, load_reward_model, save_reward_model
+from rewardsmith.model.members import share_layers, split_families
 from rewardsmith.model.reward_model import RewardModel
 from rewardsmith.scorers import ModelScorer
 from rewardsmith.statistics import Floats, clustered_mean

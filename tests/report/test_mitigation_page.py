@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rewardsmith.errors import DataError
-from rewardsmith.report.mitigation_page import bounds, dots, mitigation_page, verdict, write_mitigation_page
+from rewardsmith.report.mitigation_page import dots, mitigation_page, verdict, write_mitigation_page
 from tests.report.test_browser import CHROMIUM, CONTRAST, browser, opened  # noqa: F401  (browser is a fixture)
 from tests.report.test_data_page import Page
 
@@ -93,8 +93,6 @@ def test_dots_lie_on_one_axis_about_zero():
 
 def test_words():
     assert "1 fault before, 1 after" in verdict(made())
-    assert bounds({"value": None, "low": None, "high": None}) == "–"
-    assert bounds(around(-0.5)) == "−0.500 (−0.600 to −0.400)"
 
 
 def test_a_page_that_cannot_be_written_is_said(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from rewardsmith.statistics import interval_text
+
 
 def evaluation_table(result: dict[str, Any]) -> str:
     """The figures of `evaluate_rows`, one a line, intervals beside them. A slice of all pairs says nothing new."""
@@ -51,8 +53,8 @@ def _calibration_lines(calibration: dict[str, Any]) -> list[str]:
     lines = [f"  calibration: temperature {value}, {where}"]
     for name, key in (("negative log-likelihood", "nll"), ("Brier score", "brier"), ("calibration error", "ece")):
         lines.append(f"    {name:<28} {before[key]:.3f} -> {after[key]:.3f}")
-    over = after["overconfidence"]
-    lines.append(f"    {'confidence less correctness':<28} {before['overconfidence']['value']:+.3f} -> {signed(over)}")
+    was, over = before["overconfidence"]["value"], interval_text(after["overconfidence"], "+.3f")
+    lines.append(f"    {'confidence less correctness':<28} {was:+.3f} -> {over}")
     return lines
 
 
@@ -85,20 +87,9 @@ def _agreement_lines(result: dict[str, Any]) -> list[str]:
     return [*lines, *(_figure(f"  {name}", figure) for name, figure in found["among"].items())]
 
 
-def signed(figure: dict[str, Any]) -> str:
-    """+0.041 [+0.002, +0.080]"""
-    if figure["low"] is None:
-        return f"{figure['value']:+.3f}"
-    return f"{figure['value']:+.3f} [{figure['low']:+.3f}, {figure['high']:+.3f}]"
-
-
 def interval(figure: dict[str, Any]) -> str:
     """0.665 [0.610, 0.719]"""
-    if figure.get("value") is None:
-        return "no pairs"
-    if figure.get("low") is None:
-        return f"{figure['value']:.3f}"
-    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+    return interval_text(figure, none="no pairs")
 
 
 def number(value: float | None) -> str:

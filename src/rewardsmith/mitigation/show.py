@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from typing import Any
 
+from rewardsmith.statistics import interval_text
+
 WIDTH = 116
 MOST = 12  # rows of probes beyond the worst
 
@@ -14,7 +16,7 @@ def plan_text(plan: Mapping[str, Any], output: str) -> str:
     """What was found, what could be done, and the word for --take."""
     lines = ["found by the audit, the worst first" if plan["worst"] else "the audit found no fault: nothing to mend"]
     for row in plan["worst"]:
-        size = row["verdict"] if row["effect_sd"] is None else f"{interval(row, 'effect_sd', '+.2f')} SD"
+        size = row["verdict"] if row["effect_sd"] is None else f"{interval_text(row, '+.2f', key='effect_sd')} SD"
         remedies = ", ".join(row["remedies"]) or "no remedy in the table"
         lines.append(f"  {row['name'][:24]:<25}{size:<32}{remedies}")
     if plan["without_remedy"]:
@@ -67,10 +69,10 @@ def probe_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def probe_line(row: Mapping[str, Any]) -> str:
     fell = row["fell_by"]
-    shown = "" if fell is None or fell["value"] is None else interval(fell, form=".0%")
+    shown = "" if fell is None or fell["value"] is None else interval_text(fell, ".0%")
     mark = "!" if row["after"]["fault"] else " "
-    change = "" if row["change"] is None else interval(row["change"], form="+.2f")
-    sides = "".join(f"{interval(row[side], form='+.2f'):<24}" for side in ("before", "after"))
+    change = "" if row["change"] is None else interval_text(row["change"], "+.2f")
+    sides = "".join(f"{interval_text(row[side], '+.2f'):<24}" for side in ("before", "after"))
     return f"{mark} {row['name'][:23]:<24}{sides}{change:<24}{shown}"
 
 
@@ -83,7 +85,7 @@ def evaluation_lines(found: Mapping[str, Any]) -> list[str]:
     rho = [side["length_correlation"]["within_prompt"] for side in (before, after)]
     lines.append(three("rank correlation with length", rho[0], rho[1], gap["length_correlation"], "+.3f"))
     for row in found["worse_slices"]:
-        lines.append(f"  worse on {row['slice']}: {interval(row, 'difference', '+.3f')} over {row['n']} pairs")
+        lines.append(f"  worse on {row['slice']}: {interval_text(row, '+.3f', key='difference')} over {row['n']} pairs")
     if found["unscored"]:
         lines.append(f"  {found['unscored']} groups have no reward by one of the models")
     return lines
@@ -110,16 +112,7 @@ def three(
     name: str, before: Mapping[str, Any], after: Mapping[str, Any], gap: Mapping[str, Any], form: str = ".3f"
 ) -> str:
     signed = "+" + form.removeprefix("+")
-    return f"  {name:<30}{interval(before, form=form):<24}{interval(after, form=form):<24}{interval(gap, form=signed)}"
-
-
-def interval(row: Mapping[str, Any], key: str = "value", form: str = ".3f") -> str:
-    """+0.52 [+0.41, +0.63]"""
-    if row.get(key) is None:
-        return "none"
-    if row.get("low") is None:
-        return f"{row[key]:{form}}"
-    return f"{row[key]:{form}} [{row['low']:{form}}, {row['high']:{form}}]"
+    return f"  {name:<30}{interval_text(before, form):<24}{interval_text(after, form):<24}{interval_text(gap, signed)}"
 
 
 def folded(text: str) -> list[str]:

@@ -351,7 +351,7 @@ def reading(row: dict[str, Any]) -> str:
     words += f"{_share(first['gold'], row, 'gold')} of gold's"
     rest = row["rest"]["proxy"] / row["proxy_gain"]
     within = row["within_bucket"]["gold"]["within"]
-    words += f"; {rest:.0%} of the reward's gain is none of the markers."
+    words += f"; {rest:z.0%} of the reward's gain is none of the markers."
     return f"{words} Among answers of like length gold {_moved(within)}."
 
 
@@ -365,7 +365,7 @@ def _share(part: float, row: dict[str, Any], side: str) -> str:
     """A part of a gain as a share; as two numbers where the gain is near zero."""
     gain = row[f"{side}_gain"]
     if _sure(row[f"{side}_interval"]) and gain > 0 and abs(part) <= MOST_SHARE * gain:
-        return f"{part / gain:.0%}"
+        return f"{part / gain:z.0%}"  # z: no minus before a rounded zero
     return f"{part:+.3g} (of {gain:+.3g} in all)"
 
 

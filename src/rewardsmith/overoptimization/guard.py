@@ -18,7 +18,7 @@ import numpy as np
 
 from rewardsmith.overoptimization.candidates import Pool
 from rewardsmith.overoptimization.curves import Draws, Path
-from rewardsmith.statistics import Floats
+from rewardsmith.statistics import Floats, interval_text
 
 
 def halves(pools: Sequence[Pool]) -> np.ndarray:
@@ -101,7 +101,7 @@ def _words(found: dict[str, Any]) -> str:
     gain, loss = found["over_base"], found["loss_at_end"]
     if gain["low"] is None:
         return "Too few prompts to say how far to optimise; give at least two, better a hundred."
-    value = f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}] of gold over the base policy"
+    value = f"{interval_text(gain, '+.3f')} of gold over the base policy"
     if gain["low"] <= 0:
         return (
             "Do not optimise against this reward yet: at its best strength, chosen on other prompts, it brings "
@@ -115,7 +115,6 @@ def _words(found: dict[str, Any]) -> str:
             f"Gold still rises at the strongest that was tried, {where}: {value}. {sure}; how far is too far these "
             "candidates cannot say. More answers to each prompt would."
         )
-    change = f"{loss['value']:+.3f} [{loss['low']:+.3f}, {loss['high']:+.3f}]"
-    beyond = f"Going on to {found['strongest']:g} changes gold by {change}"
+    beyond = f"Going on to {found['strongest']:g} changes gold by {interval_text(loss, '+.3f')}"
     shown = "" if loss["high"] < 0 else ", which is not shown to be a loss"
     return f"Stop at {where}: {value}, read on prompts that did not choose it. {sure}. {beyond}{shown}."

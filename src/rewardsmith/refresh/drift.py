@@ -30,7 +30,7 @@ from rewardsmith.data.split import unit_hash
 from rewardsmith.errors import ConfigError, DataError
 from rewardsmith.refresh import two_samples as two
 from rewardsmith.scoring import Scores
-from rewardsmith.statistics import Floats, Interval
+from rewardsmith.statistics import Floats, Interval, interval_text
 
 PERMUTATIONS = 999
 FEWEST = 20  # prompts of the reference: from fewer nobody knows what is usual
@@ -357,20 +357,19 @@ def reason(row: dict[str, Any]) -> str:
     name = row["signal"]
     if name == "apart":
         auc = row["auc"]
-        return f"new answers can be told from the training data (AUC {with_bounds(auc)}; 0.5 is not at all)"
+        return f"new answers can be told from the training data (AUC {interval_text(auc, '.2f')}; 0.5 is not at all)"
     if name in ("distance", "neighbour"):
-        far = row["far"]
-        between = "" if far["low"] is None else f" [{far['low']:.0%}, {far['high']:.0%}]"
         return (
-            f"their {row['meaning']} is larger, by {with_bounds(row['shift'])} SD; for {far['value']:.0%}{between} of "
-            "them it is larger than for 95% of the training answers themselves"
+            f"their {row['meaning']} is larger, by {interval_text(row['shift'], '.2f')} SD; for "
+            f"{interval_text(row['far'], '.0%')} of them it is larger than for 95% of the training answers themselves"
         )
     shift = row["shift"]
     side = {"length": "longer or shorter", "reward": "higher or lower", "disagreement": "more or less"}[name].split(
         " or "
     )
     word = side[0] if (shift["value"] or 0) >= 0 else side[1]
-    size = f"{with_bounds({key: None if v is None else abs(v) for key, v in ordered(shift).items()})} SD"
+    sizes = {key: None if v is None else abs(v) for key, v in ordered(shift).items()}
+    size = f"{interval_text(sizes, '.2f')} SD"
     if abs(shift["value"] or 0) < 0.1:
         return f"{row['meaning']} is spread otherwise (KS distance {row['ks']:.2f})"
     if name == "length":
@@ -386,9 +385,3 @@ def ordered(shift: dict[str, Any]) -> dict[str, Any]:
     if (shift["value"] or 0) >= 0:
         return shift
     return {"value": shift["value"], "low": shift["high"], "high": shift["low"]}
-
-
-def with_bounds(interval: dict[str, Any]) -> str:
-    if interval["low"] is None:
-        return f"{interval['value']:.2f}"
-    return f"{interval['value']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"

@@ -52,7 +52,7 @@ def coverage_page(result: Mapping[str, Any], points: Points) -> str:
 def headline(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(number, what it is, remark) of the facts that open the page."""
     duplicates = result["duplicates"]
-    alike = f"; {count(duplicates['alike'])} pairs more are alike" if duplicates["alike"] else ""
+    alike = f"; {counted(duplicates['alike'], 'pair more is', 'pairs more are')} alike" if duplicates["alike"] else ""
     facts = [
         (count(result["prompts"]), "distinct prompts", f"in {counted(result['groups'], 'group')}"),
         (count(result["pairs"]), "pairs", f"{count(result['ties'])} of them ties"),

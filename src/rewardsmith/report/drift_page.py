@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardsmith.report import refresh_figures as figures
-from rewardsmith.report.page import count, decimal, minus, percent, render, write_text
+from rewardsmith.report.page import count, decimal, percent, render, with_bounds, write_text
 
 HEADS = {"due": "A refresh is due", "not due": "No refresh is due", "cannot tell": "Too little to tell"}
 
@@ -55,23 +55,17 @@ def facts(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def signal_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    of, sign = (row["auc"], "") if "auc" in row else (row["shift"], "+")
+    of, form = (row["auc"], ".2f") if "auc" in row else (row["shift"], "+.2f")
     far = row.get("far") or row.get("high")
     expected = row.get("far_expected", row.get("high_expected"))
     return {
         "alarm": row["alarm"],
         "cells": [
             row["meaning"],
-            ("AUC " if "auc" in row else "") + with_bounds(of, sign),
+            ("AUC " if "auc" in row else "") + with_bounds(of, form),
             "–" if far is None else f"{percent(far['value'])} (usual: {percent(expected)})",
             f"{row['effect_sd']:.2f}",
             decimal(row["p_adjusted"]),
             f"{row['detectable_sd']:.2f}",
         ],
     }
-
-
-def with_bounds(of: Mapping[str, Any], sign: str) -> str:
-    if of["low"] is None:
-        return minus(f"{of['value']:{sign}.2f}")
-    return minus(f"{of['value']:{sign}.2f} ({of['low']:{sign}.2f} to {of['high']:{sign}.2f})")

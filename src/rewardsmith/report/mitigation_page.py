@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardsmith.report.figures import CHOSEN, FAINT, REJECTED, finish, new_figure, styled
-from rewardsmith.report.page import count, counted, finite, minus, percent, render, write_text
+from rewardsmith.report.page import count, counted, finite, minus, percent, render, with_bounds, write_text
 
 NUMBERS = (
     ("accuracy", "accuracy"),
@@ -50,7 +50,10 @@ def mitigation_page(result: Mapping[str, Any]) -> str:
         ],
         others_beyond=max(0, len(others) - OTHERS),
         numbers=number_rows(evaluation) if evaluation else [],
-        worse=[(row["slice"], count(row["n"]), bounds(row, "difference")) for row in evaluation["worse_slices"]]
+        worse=[
+            (row["slice"], count(row["n"]), with_bounds(row, "+.3f", key="difference"))
+            for row in evaluation["worse_slices"]
+        ]
         if evaluation
         else [],
         golds=[gold_row(row) for row in candidates["rows"]] if candidates else [],
@@ -72,7 +75,7 @@ def verdict(result: Mapping[str, Any]) -> str:
     if result["evaluation"]:
         gap = result["evaluation"]["difference"]["accuracy"]
         if finite(gap["value"]) is not None:
-            said += f" Held-out accuracy changed by {bounds(gap)}."
+            said += f" Held-out accuracy changed by {with_bounds(gap, '+.3f')}."
     if result["gate"]:
         said += " The gate is passed now." if result["gate"]["after"]["passed"] else " The gate is not passed."
     return said
@@ -100,22 +103,13 @@ def number(value: float | None, form: str = ".3f") -> str:
     return "–" if value is None else minus(f"{value:{form}}")
 
 
-def bounds(row: Mapping[str, Any], key: str = "value", form: str = "+.3f") -> str:
-    """ "+0.012 (−0.004 to +0.028)"."""
-    value, low, high = (finite(row.get(name)) for name in (key, "low", "high"))
-    if value is None:
-        return "–"
-    return number(value, form) + ("" if low is None else f" ({number(low, form)} to {number(high, form)})")
-
-
 def probe_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    fell, change = row["fell_by"], row["change"]
     return {
         "name": row["name"],
-        "before": bounds(row["before"], form="+.2f"),
-        "after": bounds(row["after"], form="+.2f"),
-        "change": "–" if change is None else bounds(change, form="+.2f"),
-        "fell": "–" if fell is None or fell["value"] is None else bounds(fell, form=".0%"),
+        "before": with_bounds(row["before"], "+.2f"),
+        "after": with_bounds(row["after"], "+.2f"),
+        "change": with_bounds(row["change"], "+.2f"),
+        "fell": with_bounds(row["fell_by"], ".0%"),
         "fault": row["after"]["fault"],
         "said": row["after"]["verdict"],
     }
@@ -148,18 +142,21 @@ def number_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
         (
             name,
-            *(bounds(found[side][key], form=".3f") for side in ("before", "after")),
-            bounds(found["difference"][key]),
+            *(with_bounds(found[side][key], ".3f") for side in ("before", "after")),
+            with_bounds(found["difference"][key], "+.3f"),
         )
         for key, name in NUMBERS
     ]
-    rho = [bounds(found[side]["length_correlation"]["within_prompt"], form="+.3f") for side in ("before", "after")]
-    return [*rows, ("rank correlation with length", *rho, bounds(found["difference"]["length_correlation"]))]
+    rho = [with_bounds(found[side]["length_correlation"]["within_prompt"], "+.3f") for side in ("before", "after")]
+    return [
+        *rows,
+        ("rank correlation with length", *rho, with_bounds(found["difference"]["length_correlation"], "+.3f")),
+    ]
 
 
 def gold_row(row: Mapping[str, Any]) -> tuple[str, ...]:
-    sides = (bounds(row[side], form=".3f") for side in ("before", "after"))
-    return (count(row["n"]), *sides, bounds(row["difference"]), number(finite(row["length"]["value"])))
+    sides = (with_bounds(row[side], ".3f") for side in ("before", "after"))
+    return (count(row["n"]), *sides, with_bounds(row["difference"], "+.3f"), number(finite(row["length"]["value"])))
 
 
 def gate_rows(gate: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
@@ -197,5 +194,5 @@ def gold_curve(rows: Sequence[Mapping[str, Any]]) -> str:
     axes.set_ylabel("gold")
     axes.grid(axis="y", color=FAINT, linewidth=0.6, alpha=0.5)
     axes.spines["left"].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9.5)
     return finish(figure, axes, "gold", "Gold of the best of n before and after", counts=False)

@@ -56,7 +56,7 @@ def curve_panel(points: Points, beside: Mapping[str, Points], name: str, gold: s
     sizes_above(upper, points)
     for part in (upper, lower):
         quiet(part)
-    figure.legend(loc="outside lower center", ncols=4, columnspacing=1.1, handlelength=2, fontsize=8.5)
+    figure.legend(loc="outside lower center", ncols=4, columnspacing=1.1, handlelength=2, fontsize=9.5)
     text = f"Gold and reward against the distance from the base policy; gold from {value[0]:.3f} to {value[-1]:.3f}"
     return finish(figure, upper, name, text, counts=False)
 
@@ -79,8 +79,8 @@ def sizes_above(axes: Axes, points: Points) -> None:
         if not kept or d - kept[-1][0] > 0.085 * reach:
             kept.append((d, n))
     top = axes.secondary_xaxis("top")
-    top.set_xticks([d for d, _ in kept], [f"{n:g}" for _, n in kept], fontsize=8)
-    top.set_xlabel("n", fontsize=8.5)
+    top.set_xticks([d for d, _ in kept], [f"{n:g}" for _, n in kept], fontsize=9)
+    top.set_xlabel("n", fontsize=9.5)
     top.spines["top"].set_visible(False)
 
 
@@ -122,12 +122,12 @@ def law_panel(points: Points, laws: Points, name: str) -> str:
     if limit is not None and limit**0.5 < d[-1]:
         axes.axvline(limit**0.5, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
         axes.annotate(
-            "test beyond →", (limit**0.5, 0.0), (4, 4), ("data", "axes fraction"), "offset points", fontsize=8
+            "test beyond →", (limit**0.5, 0.0), (4, 4), ("data", "axes fraction"), "offset points", fontsize=9
         )
     axes.set_xlabel(ACROSS)
     axes.set_ylabel("gold")
     quiet(axes)
-    figure.legend(loc="outside upper left", ncols=3, columnspacing=1.1, handlelength=1.8, fontsize=8.5)
+    figure.legend(loc="outside upper left", ncols=3, columnspacing=1.1, handlelength=1.8, fontsize=9.5)
     return finish(figure, axes, name, f"Laws of overoptimisation fitted to {len(d)} points", counts=False)
 
 
@@ -146,7 +146,7 @@ def lines_panel(lines: Sequence[tuple[str, Points]], key: str, name: str, label:
     axes.set_xlabel(ACROSS)
     axes.set_ylabel(label)
     quiet(axes)
-    figure.legend(loc="outside upper left", ncols=7, columnspacing=1, handlelength=2, fontsize=8.5)
+    figure.legend(loc="outside upper left", ncols=7, columnspacing=1, handlelength=2, fontsize=9.5)
     return finish(figure, axes, name, f"{label} of {len(drawn)} lines against the distance", counts=False)
 
 
@@ -169,7 +169,7 @@ def bought_bars(row: Mapping[str, Any], name: str, most: int = 8) -> str:
     axes.set_xlabel("part of the gain, within-prompt SD")
     axes.grid(axis="x", color=FAINT, linewidth=0.6, alpha=0.5)
     axes.spines["left"].set_visible(False)
-    figure.legend(loc="outside upper left", ncols=2, fontsize=8.5)
+    figure.legend(loc="outside upper left", ncols=2, fontsize=9.5)
     return finish(figure, axes, name, f"What the gain at n = {row['n']:g} is made of", counts=False)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardsmith.report import optimization_figures as figures
-from rewardsmith.report.page import count, decimal, finite, minus, percent, render, write_text
+from rewardsmith.report.page import bounds, count, decimal, finite, minus, percent, render, with_bounds, write_text
 
 NAMES = {
     "best_of_n": "best of n",
@@ -118,12 +118,6 @@ def facts(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return found
 
 
-def bounds(interval: Mapping[str, Any] | None) -> str:
-    """ "0.812 to 0.851"."""
-    low, high = ((interval or {}).get(end) for end in ("low", "high"))
-    return "no interval" if low is None or high is None else minus(f"{low:.3f} to {high:.3f}")
-
-
 def number(value: float | None) -> str:
     """Three figures, whatever the unit of the reward."""
     known = finite(value)
@@ -186,13 +180,8 @@ def optimum_row(row: Mapping[str, Any]) -> list[str]:
         number(row.get("kl")),
         number(row["gold"]["value"]),
         bounds(row["gold"]),
-        with_bounds(row.get("over_length")),
+        with_bounds(row.get("over_length"), "+.3f"),
     ]
-
-
-def with_bounds(interval: Mapping[str, Any] | None) -> str:
-    value = finite((interval or {}).get("value"))
-    return "–" if value is None else f"{minus(f'{value:+.3f}')} ({bounds(interval)})"
 
 
 def chosen(bought: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -214,8 +203,8 @@ def bucket_row(row: Mapping[str, Any]) -> list[str] | None:
         f"{row['n']:g}",
         percent(longest),
         number(row["proxy_gain"]),
-        with_bounds(split["proxy"]["within"]),
+        with_bounds(split["proxy"]["within"], "+.3f"),
         number(row["gold_gain"]),
-        with_bounds(split["gold"]["between"]),
-        with_bounds(split["gold"]["within"]),
+        with_bounds(split["gold"]["between"], "+.3f"),
+        with_bounds(split["gold"]["within"], "+.3f"),
     ]

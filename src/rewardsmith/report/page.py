@@ -45,6 +45,20 @@ def interval(value: Mapping[str, float | None]) -> str:
     return "no interval" if low is None or high is None else f"{low * 100:.0f} to {high * 100:.0f}%"
 
 
+def bounds(row: Mapping[str, Any] | None, form: str = ".3f") -> str:
+    """ "0.812 to 0.851" of a row's low and high."""
+    low, high = ((row or {}).get(end) for end in ("low", "high"))
+    return "no interval" if low is None or high is None else minus(f"{low:{form}} to {high:{form}}")
+
+
+def with_bounds(row: Mapping[str, Any] | None, form: str = ".3f", *, key: str = "value") -> str:
+    """ "+0.012 (−0.004 to +0.028)" of a row's `key`, low and high; without an interval the number alone."""
+    value = finite((row or {}).get(key))
+    if row is None or value is None:
+        return "–"
+    return minus(f"{value:{form}}") + ("" if row.get("low") is None else f" ({bounds(row, form)})")
+
+
 def counted(number: float, one: str, many: str = "") -> str:
     """ "1 pair", "1,632 pairs"."""
     return f"{count(number)} {one if number == 1 else many or one + 's'}"

@@ -21,6 +21,7 @@ LINES: dict[str, tuple[str, Any, str]] = {
     "replay": (REJECTED, "-.", "^"),
     "last_only": (REJECTED, ":", "v"),
 }
+MOST = 5.0  # standard deviations of a change that are drawn
 ACROSS = "√KL to the base policy"
 
 
@@ -49,7 +50,7 @@ def rounds_panel(result: Mapping[str, Any]) -> str:
     axes.set_xlabel(f"{ACROSS}; one mark a round")
     axes.set_ylabel("gold")
     quiet(axes)
-    figure.legend(loc="outside lower center", ncols=3, columnspacing=1.1, handlelength=2.4, fontsize=8.5)
+    figure.legend(loc="outside lower center", ncols=3, columnspacing=1.1, handlelength=2.4, fontsize=9.5)
     return finish(figure, axes, "rounds", "Gold of each round's policy, by strategy", counts=False)
 
 
@@ -114,7 +115,7 @@ def law_of_rounds_panel(result: Mapping[str, Any], form: str) -> str:
     axes.set_xlabel(ACROSS)
     axes.set_ylabel("gain of gold")
     quiet(axes)
-    figure.legend(loc="outside lower center", ncols=2, columnspacing=1.1, handlelength=2.4, fontsize=8.5)
+    figure.legend(loc="outside lower center", ncols=2, columnspacing=1.1, handlelength=2.4, fontsize=9.5)
     return finish(figure, axes, f"law-{form}", f"Gain by round, predicted by the law {form} and measured", counts=False)
 
 
@@ -123,14 +124,20 @@ def drift_panel(signals: Sequence[Mapping[str, Any]], least: float) -> str:
     """Effect of each signal in SD, with the smallest that calls for a refresh and what could have been seen."""
     rows = list(signals)[::-1]
     figure, axes = new_figure(height=1.5 + 0.44 * len(rows))
-    values = [min(finite(row["effect_sd"]) or 0.0, 5.0) for row in rows]
+    effects = [finite(row["effect_sd"]) or 0.0 for row in rows]
+    values = [min(effect, MOST) for effect in effects]
     colours = [REJECTED if row["alarm"] else CHOSEN for row in rows]
     axes.barh(range(len(rows)), values, color=colours, height=0.5, alpha=0.85)
     seen = [row["detectable_sd"] for row in rows]
     axes.plot(seen, range(len(rows)), "|", color=INK, markersize=15, markeredgewidth=1.6)
     axes.axvline(least, color=INK, linewidth=0.9, linestyle=(0, (2, 3)))
+    for place, effect in enumerate(effects):
+        if effect > MOST:  # the bar is cut, its number is not
+            axes.annotate(
+                f"{effect:.1f} →", (MOST, place), (-4, 0), textcoords="offset points", ha="right", va="center"
+            )
     axes.set_yticks(range(len(rows)), [row["signal"] + (" !" if row["alarm"] else "") for row in rows])
-    axes.set_xlim(0, max([*values, *(min(s, 5.0) for s in seen), least]) * 1.1)
+    axes.set_xlim(0, max([*values, *(min(s, MOST) for s in seen), least]) * 1.1)
     axes.set_xlabel("size of the change, in SD")
     axes.grid(axis="x", color=FAINT, linewidth=0.6, alpha=0.5)
     axes.spines["left"].set_visible(False)

@@ -49,7 +49,7 @@ def curve(lines: Sequence[Mapping[str, Any]], name: str, *, kept: int | None = N
             "offset points",
             ha="right" if kept > last / 2 else "left",
             va="top",
-            fontsize=8,
+            fontsize=9,
         )
     whole_steps(axes)
     if name == "accuracy":
@@ -57,7 +57,7 @@ def curve(lines: Sequence[Mapping[str, Any]], name: str, *, kept: int | None = N
         axes.set_ylim(0, 1.02)
     axes.grid(axis="y", color=FAINT, linewidth=0.6, alpha=0.5)
     axes.spines["left"].set_visible(False)
-    figure.legend(loc="outside upper left", ncols=4, columnspacing=1.1, handlelength=1.5, fontsize=8.5)
+    figure.legend(loc="outside upper left", ncols=4, columnspacing=1.1, handlelength=1.5, fontsize=9.5)
     text = f"Training {name} per step, raw and smoothed, with held-out points; {described(values, held)}"
     return finish(figure, axes, f"curve-{name}", text, counts=False)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardsmith.report import refresh_figures as figures
-from rewardsmith.report.page import count, decimal, finite, minus, percent, render, write_text
+from rewardsmith.report.page import bounds, count, decimal, finite, percent, render, with_bounds, write_text
 
 MEANING = {
     "fixed": "every label on the base policy's pairs before the first round; the model never changes",
@@ -65,16 +65,6 @@ def facts(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def bounds(interval: Mapping[str, Any], sign: str = "") -> str:
-    low, high = interval["low"], interval["high"]
-    return "no interval" if low is None or high is None else minus(f"{low:{sign}.3f} to {high:{sign}.3f}")
-
-
-def shown(interval: Mapping[str, Any], sign: str = "") -> str:
-    value = finite(interval["value"])
-    return "–" if value is None else minus(f"{value:{sign}.3f} ({bounds(interval, sign)})")
-
-
 def strategy_lines(row: Mapping[str, Any]) -> list[list[str]]:
     return [
         [
@@ -83,8 +73,8 @@ def strategy_lines(row: Mapping[str, Any]) -> list[list[str]]:
             count(at["labels"]),
             count(at["effective_labels"]),
             f"{at['kl']:.2f}",
-            shown(at["gold"]),
-            "–" if row["strategy"] == "fixed" else shown(at["over_fixed"], "+"),
+            with_bounds(at["gold"]),
+            "–" if row["strategy"] == "fixed" else with_bounds(at["over_fixed"], "+.3f"),
             percent(finite(at["accuracy_base"]["value"])),
             percent(finite(at["accuracy_own"]["value"])),
         ]
@@ -93,9 +83,10 @@ def strategy_lines(row: Mapping[str, Any]) -> list[list[str]]:
 
 
 def law_line(law: Mapping[str, Any]) -> list[str]:
-    numbers = [shown({**law[f"{key}_interval"], "value": law[key]}) for key in ("alpha", "beta")]
+    numbers = [with_bounds({**law[f"{key}_interval"], "value": law[key]}) for key in ("alpha", "beta")]
     return [figures.name_of(law["of"]), f"{law['form']}: {law['formula']}", *numbers, decimal(finite(law["r2"]))]
 
 
 def prediction_line(row: Mapping[str, Any]) -> list[str]:
-    return [row["form"], figures.name_of(row["strategy"]), shown(row["predicted"], "+"), shown(row["measured"], "+")]
+    gains = (with_bounds(row[key], "+.3f") for key in ("predicted", "measured"))
+    return [row["form"], figures.name_of(row["strategy"]), *gains]
