@@ -282,6 +282,9 @@ def show_probes(probes: dict[str, dict[str, Any]]) -> None:
         share = fell(probe)
         said = "not shown above 0 before" if share != share else f"fell by {share:.0%} ({of(probe['fell_by'], '.0%')})"
         print(f"  {name:<22}{of(probe['before'])} -> {of(probe['after'])} SD, {said}")
+        before, after = (probe[side]["change_sd"] for side in ("before", "after"))
+        if probe["before"]["placebo_sd"] is not None and before is not None and after is not None:
+            print(f"  {'':<22}the edit by itself, without its neutral twin's part: {before:+.2f} -> {after:+.2f} SD")
 
 
 def show_planted(rows: Sequence[dict[str, Any]], clean: dict[str, Any]) -> None:

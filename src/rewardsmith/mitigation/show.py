@@ -59,11 +59,15 @@ def result_text(result: Mapping[str, Any]) -> str:
 
 
 def probe_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Probes that were faults before or are now, and relatives of theirs in the audit."""
+    """Probes that were faults before or are now, and relatives of theirs in the audit.
+
+    An effect is the edit's change of the reward less that of its neutral twin; "by itself" is the edit's alone, which
+    may fall where the effect does not.
+    """
     families = {row["family"] for row in rows if row["worst"]}
     shown = [row for row in rows if row["worst"] or row["after"]["fault"]]
     others = [row for row in rows if row not in shown and (row["family"] in families or not families)][:MOST]
-    head = f"{'effect, SD':<26}{'before':<24}{'after':<24}{'change':<24}fell by"
+    head = f"{'effect, SD':<26}{'before':<24}{'after':<24}{'change':<24}{'fell by':<24}by itself"
     return [head, *map(probe_line, [*shown, *others])]
 
 
@@ -73,7 +77,9 @@ def probe_line(row: Mapping[str, Any]) -> str:
     mark = "!" if row["after"]["fault"] else " "
     change = "" if row["change"] is None else interval_text(row["change"], "+.2f")
     sides = "".join(f"{interval_text(row[side], '+.2f'):<24}" for side in ("before", "after"))
-    return f"{mark} {row['name'][:23]:<24}{sides}{change:<24}{shown}"
+    alone = [row[side]["change_sd"] for side in ("before", "after") if row[side]["placebo_sd"] is not None]
+    by_itself = f"{alone[0]:+.2f} to {alone[1]:+.2f}" if len(alone) == 2 and None not in alone else ""
+    return f"{mark} {row['name'][:23]:<24}{sides}{change:<24}{shown:<24}{by_itself}".rstrip()
 
 
 def evaluation_lines(found: Mapping[str, Any]) -> list[str]:
