@@ -2,19 +2,19 @@
 
     T tokens    I inputs of a product, its channels    O outputs    B blocks of inputs    V entries of an embedding
 
-A product y = x W takes one of two forms.
+A few channels are far larger than the rest: they multiply what rounding does to their weights, and one scale for them
+and the rest would leave the rest a few levels. So the OUTLIERS largest ones (by the probe rows) stay float32,
+x = rest + top, and a product y = x W takes one of two forms:
 
-weights only  W is int8 with a scale for each output of each block of inputs; x and the product are float32.
-dynamic       x and W are both int8. A few channels are far larger than the rest and would leave it a few levels, so
-              the OUTLIERS largest ones (by the probe rows) stay float32: x = rest + top, and
-                  y = (round(rest / s_T) round(W_rest / s_O)) s_T s_O + x_top W_top
-              with s_T = max |rest| / 127 of each token and s_O = max |W_rest| / 127 of each output. A token's scale is
-              its own, so that a reward does not depend on what else is in the batch.
+weights only  W_rest is int8 with a scale for each output of each block of inputs; x and the product are float32.
+dynamic       both are int8, y = (round(rest / s_T) round(W_rest / s_O)) s_T s_O + x_top W_top, with the scales
+              s_T = max |rest| / 127 of each token and s_O = max |W_rest| / 127 of each output. A token's scale is its
+              own, so that a reward does not depend on what else is in the batch.
 
 With `dynamic`, a product takes that form where it moves little: where for the middle token of the probe rows the error
 is at most LIMIT of the output's norm. In gated MLPs the last product fails this: the large channels of its input differ
-from token to token. Embeddings are int8 with a scale for each entry, times one for each channel. The head and the norms
-stay float32. All operators are of the ONNX standard.
+from token to token. Embeddings are int8 with a scale for each entry, times one for each channel. The head, the norms
+and products with fewer than SMALLEST outputs stay float32. All operators are of the ONNX standard.
 
 Dynamic products multiply unsigned by signed bytes, which onnxruntime does fast. On x86 processors without VNNI it adds
 pairs of them in 16 bits, which saturate: on SmolLM2 that alone is an error of 1.5% of the output at the middle token.
@@ -34,7 +34,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
-OUTLIERS = 16  # channels of a dynamic product that stay float32
+OUTLIERS = 16  # channels of a product that stay float32
 LIMIT = 0.015  # of a dynamic product's error at the middle token, in norms of the output
 BLOCK = 32  # inputs that share a scale where only weights are int8
 LEVELS = 127
@@ -66,7 +66,8 @@ DYNAMIC = """
 WEIGHTS_ONLY = """
     float = Cast:to=1 w_levels
     blocks = Mul float w_scale
-    weight = Reshape blocks shape
+    rest = Reshape blocks shape
+    weight = ScatterND rest channels w_top
     y = MatMul x weight
 """
 EMBEDDING = """
@@ -88,16 +89,16 @@ def quantise(
 ) -> dict[str, int]:
     """Write the file `source` in int8 as `target`; returns how many products took which form.
 
-    `rows` are token ids of probe rows, by which `dynamic` chooses channels and forms. `nodes` names the nodes to
+    `rows` are token ids of probe rows, by which channels and forms are chosen. `nodes` names the nodes to
     quantise, to measure what each costs; None is all.
     """
     import onnx
     from onnxruntime.quantization.onnx_model import ONNXModel
 
-    seen = activations(source, rows) if dynamic else {}
+    seen = activations(source, rows)
     whole = ONNXModel(onnx.load(source))
     whole.replace_gemm_with_matmul()
-    graph = _Graph({one.name: one for one in whole.model.graph.initializer}, seen)
+    graph = _Graph({one.name: one for one in whole.model.graph.initializer}, seen, dynamic)
     for node in whole.model.graph.node:
         if nodes is None or node.name in nodes:
             graph.take(node)
@@ -189,9 +190,12 @@ def block_of(n_inputs: int) -> int:
 class _Graph:
     """The nodes as they are made anew, in the order of the old ones, and every constant, old and new."""
 
-    def __init__(self, constants: dict[str, onnx.TensorProto], seen: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self, constants: dict[str, onnx.TensorProto], seen: Mapping[str, np.ndarray], may_be_dynamic: bool
+    ) -> None:
         self.constants = constants
         self.seen = seen
+        self.may_be_dynamic = may_be_dynamic
         self.nodes: list[onnx.NodeProto] = []
         self.counts = {"dynamic": 0, "weights_only": 0, "embeddings": 0}
         self.split: dict[str, str] = {}  # activation -> prefix of its parts' names, which all its products read
@@ -199,7 +203,8 @@ class _Graph:
     def take(self, node: onnx.NodeProto) -> None:
         """Add what stands for a node: itself, where int8 has nothing to do with it."""
         along_first_axis = not any(one.i for one in node.attribute)
-        if node.op_type == "MatMul" and (weight_IO := self.matrix(node.input[1])) is not None:
+        reads_activation = node.op_type == "MatMul" and node.input[0] in self.seen
+        if reads_activation and (weight_IO := self.matrix(node.input[1])) is not None:
             self.product(node, weight_IO)
         elif node.op_type == "Gather" and along_first_axis and (table_VO := self.matrix(node.input[0])) is not None:
             self.embedding(node, table_VO)
@@ -207,12 +212,12 @@ class _Graph:
             self.nodes.append(node)
 
     def product(self, node: onnx.NodeProto, weight_IO: np.ndarray) -> None:
-        x_TI = self.seen.get(node.input[0])
-        top = None if x_TI is None else outlier_channels(x_TI)
-        if x_TI is not None and top is not None and dynamic_error(x_TI, weight_IO, top) <= LIMIT:
+        x_TI = self.seen[node.input[0]]
+        top = outlier_channels(x_TI)
+        if self.may_be_dynamic and dynamic_error(x_TI, weight_IO, top) <= LIMIT:
             self.dynamic(node, weight_IO, top)
         else:
-            self.weights_only(node, weight_IO)
+            self.weights_only(node, weight_IO, top)
 
     def matrix(self, name: str) -> np.ndarray | None:
         """The float32 constant of that name, where it is a matrix with columns enough."""
@@ -248,14 +253,16 @@ class _Graph:
         self.write(node.name, DYNAMIC, names | {"y": node.output[0]}, constants)
         self.counts["dynamic"] += 1
 
-    def weights_only(self, node: onnx.NodeProto, weight_IO: np.ndarray) -> None:
-        """onnxruntime puts the blocks together once, as it loads the file."""
-        blocks_BIO = weight_IO.reshape(-1, block_of(len(weight_IO)), weight_IO.shape[1])
+    def weights_only(self, node: onnx.NodeProto, weight_IO: np.ndarray, top: np.ndarray) -> None:
+        """onnxruntime puts the weights together once, as it loads the file."""
+        blocks_BIO = without(weight_IO, top, axis=0).reshape(-1, block_of(len(weight_IO)), weight_IO.shape[1])
         scale_B1O = scale_of(blocks_BIO, axis=1)
         constants = {
             "w_levels": levels_of(blocks_BIO, scale_B1O),
             "w_scale": scale_B1O,
             "shape": np.array(weight_IO.shape, np.int64),
+            "channels": top.astype(np.int64)[:, None],
+            "w_top": weight_IO[top],
         }
         self.write(node.name, WEIGHTS_ONLY, {"x": node.input[0], "y": node.output[0]}, constants)
         self.counts["weights_only"] += 1
