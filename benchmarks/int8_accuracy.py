@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import logging
 import shutil
 import tempfile
 import time
@@ -50,6 +51,7 @@ Way = Callable[[Path, Path, Rows, Sequence[str] | None], Any]  # float32 file, i
 
 def per_tensor(source: Path, target: Path, probe: Rows, nodes: Sequence[str] | None) -> None:
     chosen = None if nodes is None else list(nodes)
+    logging.disable(logging.WARNING)  # it advises a step that changes nothing here, at each call
     quantize_dynamic(source, target, weight_type=QuantType.QInt8, per_channel=True, nodes_to_quantize=chosen)
 
 
