@@ -99,6 +99,22 @@ def test_the_audits_are_audits(mended, run, tmp_path):
     assert "of another model" in err
 
 
+def test_an_audit_of_plain_rewards_is_none_of_adjusted_ones(mended, run, tmp_path):
+    _, folder = mended
+    words = ["--device", "cpu", "--quiet", "--plan", "--adjusted", "--output", str(tmp_path / "b")]
+    code, _, err = run("--audit", str(folder / "mended" / "audit-before.json"), *words)
+    assert code == 2
+    assert "judged the plain rewards; leave out --adjusted" in err
+
+
+def test_a_gold_column_that_is_not_there_is_said_before_anything_is_computed(run, tmp_path):
+    code, _, err = run(*ASKED, "--output", str(tmp_path / "b"), "--candidates", "candidates.jsonl", "--gold", "golf")
+    assert code == 2
+    assert "candidates.jsonl has no column 'golf'; it has: " in err
+    assert "gold" in err.partition("it has: ")[2]
+    assert not list((tmp_path / "b").glob("*"))
+
+
 def test_adjustments_are_fitted_on_pairs_kept_out(run, tmp_path):
     words = [*ASKED, "--output", str(tmp_path / "mended"), "--take", "length-calibration", "bound", "--dev-data",
              "dev.jsonl", "--eval-data", "dev.jsonl", "--train", "epochs=2", "label-smoothing=0.1"]  # fmt: skip

@@ -155,6 +155,11 @@ class Mitigate(PageOptions, ScorerOptions):
         )
         if self.audit is not None:
             asked = Asked.from_json(read_audit(self.audit, self.rm)["asked"])
+            if self.adjusted and not asked.adjusted:
+                raise ConfigError(
+                    f"--adjusted: {self.audit} judged the plain rewards; leave out --adjusted, or give an audit of the "
+                    f"adjusted ones (rewardsmith audit {self.rm} --adjusted --output FILE)"
+                )
         asked.read_probes()  # a wrong name is said before anything is computed
         gate = None
         if self.gate is not None:

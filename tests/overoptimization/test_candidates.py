@@ -104,10 +104,30 @@ def test_options_that_contradict(tmp_path, gold, options, words):
         read_pools([file], gold, READ, **options)
 
 
-def test_a_column_that_is_not_there_is_named(tmp_path):
-    file = write_rows(tmp_path / "c.jsonl", rows(2))
-    with pytest.raises(DataError, match="'golf'"):
-        read_pools([file], ["golf"], READ)
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "p", "response": "r", "judge": 1},
+        {"prompt": "p", "responses": ["a", "b"], "judge": [1, 2]},
+        {"prompt": "p", "completions": [{"response": "a", "judge": 1}, {"response": "b", "judge": 2}]},
+    ],
+)
+@pytest.mark.parametrize("columns", [(["golf"], None), (["judge", "golf"], None), (["judge"], "golf")])
+def test_a_column_that_is_not_there_is_named_beside_those_that_are(tmp_path, row, columns):
+    gold, recorded = columns
+    rows_of_two = [row, {**row, "response": "s"}] if "response" in row else [row]
+    file = write_rows(tmp_path / "c.jsonl", rows_of_two)
+    with pytest.raises(DataError) as caught:
+        read_pools([file], gold, READ, recorded=recorded)
+    assert f"{file} has no column 'golf'; it has: prompt, " in str(caught.value)
+    assert "judge" in str(caught.value).partition("it has: ")[2]
+
+
+def test_a_column_that_is_there_and_of_no_use_is_not_said_to_be_missing(tmp_path):
+    file = write_rows(tmp_path / "c.jsonl", [{"prompt": "p", "response": r, "judge": None} for r in "ab"])
+    with pytest.raises(DataError) as caught:
+        read_pools([file], ["judge"], READ)
+    assert "has no column" not in str(caught.value)
 
 
 def test_rewards_that_are_not_finite_are_left_out_and_counted():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +74,44 @@ def test_a_key_revoked_while_the_file_is_read_is_seen(tmp_path: Path, monkeypatc
     ring = KeyRing([], file)
     ring.looked -= 2
     assert ring.find(key) is None
+
+
+def test_two_processes_at_once_lose_no_key(tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    code = "import sys; from rewardsmith.serving.keys import add_key, revoke_key\n"
+    code += "for n in range(60): print(add_key(sys.argv[1], f'{sys.argv[2]}-{n}'), flush=True)\n"
+    code += "for n in range(0, 60, 2): revoke_key(sys.argv[1], f'{sys.argv[2]}-{n}')"
+    words = [sys.executable, "-c", code, str(file)]
+    running = [subprocess.Popen([*words, who], stdout=subprocess.PIPE, text=True) for who in ("ann", "ben")]
+    printed = [one.communicate(timeout=60)[0].split() for one in running]
+    assert [(one.returncode, len(keys)) for one, keys in zip(running, printed, strict=True)] == [(0, 60)] * 2
+    kept = {key.name: key.digest for key in read_keys(file)}
+    assert kept == {
+        f"{who}-{n}": hashlib.sha256(keys[n].encode()).hexdigest()
+        for who, keys in zip(("ann", "ben"), printed, strict=True)
+        for n in range(1, 60, 2)
+    }
+
+
+def test_a_lock_that_is_held_on_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "LONGEST_WAIT_S", 0.05)
+    file = tmp_path / "keys.txt"
+    add_key(file, "one")
+    before = file.read_bytes()
+    with (tmp_path / ".keys.txt.lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        for change in (lambda: add_key(file, "two"), lambda: revoke_key(file, "one")):
+            with pytest.raises(ConfigError, match=r"another process has been changing .*\.keys\.txt\.lock.*try again"):
+                change()
+    assert file.read_bytes() == before
+    add_key(file, "two")
+    assert [key.name for key in read_keys(file)] == ["one", "two"]
+
+
+def test_revoking_from_nothing_makes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        revoke_key(tmp_path / "keys.txt", "one")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -108,6 +108,10 @@ class Loop:
         self.report = ReadReport()
         self.read = what.read or recorded_read(self.meta)
         self.groups, self.watched, self.held_out = self._read()
+        # Before anything is computed: a column that is not there is said at once.
+        self.pools, self.left_out, _ = (
+            read_pools(what.candidates, [what.gold], ReadOptions()) if what.gold is not None else ([], [], None)
+        )
         self._scorers: dict[tuple[str, bool], Remembering] = {}
 
     # -- what is read ---------------------------------------------------------------------------------------------
@@ -387,12 +391,11 @@ class Loop:
         if not self.what.candidates:
             return None
         assert self.what.gold is not None
-        pools, left_out, _ = read_pools(self.what.candidates, [self.what.gold], ReadOptions())
-        groups = [pool.group for pool in pools]
+        groups = [pool.group for pool in self.pools]
         before, after = (self.rewards(scorer, groups, f"scoring candidates {name}") for name, scorer in scorers.items())
-        pools, before, after, unscored = both_scored(pools, before, after)
+        pools, before, after, unscored = both_scored(self.pools, before, after)
         found = candidate_rows(pools, before, after, self.what.gold, seed=self.what.seed)
-        return found | {"left_out": {row.reason: row.count for row in left_out} | {"no reward": unscored}}
+        return found | {"left_out": {row.reason: row.count for row in self.left_out} | {"no reward": unscored}}
 
     def _nothing(self, plan: dict[str, Any], audit: Mapping[str, Any]) -> dict[str, Any]:
         """Where `auto` finds nothing to take: what there would be, and that nothing was done."""

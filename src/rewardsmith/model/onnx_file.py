@@ -1,11 +1,11 @@
-"""A reward model as an ONNX file, in float32 or with int8 weights, and its rewards through onnxruntime.
+"""A reward model as an ONNX file, in float32 or int8, and its rewards through onnxruntime.
 
     model.onnx           input_ids [rows, tokens], attention_mask [rows, tokens] -> logits [rows, 1]; right padding
     tokenizer files      with the chat template
     reward_model.json    the artifact's, and under "onnx" how far rewards moved on the probe rows
 
-int8 is dynamic quantisation: weights are stored as int8, activations are quantised as they come. What it costs in
-accuracy is a question for `compare`, which takes the folder as a reward model.
+int8 stores weights in 8 bits and computes in float32; int8-dynamic also computes in 8 bits where that is harmless (see
+`onnx_int8`). What either costs in accuracy is a question for `compare`, which takes the folder as a reward model.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from rewardsmith.model.artifact import (
 )
 from rewardsmith.model.load import first_line, load_tokenizer
 from rewardsmith.model.meta import META, read_meta
+from rewardsmith.model.onnx_int8 import quantise
 from rewardsmith.text.pack import pack_rows
 from rewardsmith.text.render import Renderer
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 FILE = "model.onnx"
 TOLERANCE = 1e-3  # of a float32 reward, times the probe rewards' spread where that is larger than 1
-Weights = Literal["float32", "int8"]
+Weights = Literal["float32", "int8", "int8-dynamic"]
 
 
 class _Padded(nn.Module):
@@ -70,15 +71,14 @@ def export_onnx(path: str, output: str, *, weights: Weights = "float32", overwri
     pad = int(model.trunk.config.get_text_config().pad_token_id or 0)
     with replacing(output, overwrite=overwrite) as folder:
         _write(model, folder / FILE, rows, pad)
-        if weights == "int8":
-            _quantise(folder / FILE)
+        forms = {} if weights == "float32" else _in_int8(folder / FILE, rows, dynamic=weights == "int8-dynamic")
         found = OnnxModel(folder, pad).rewards(rows)
         moved, spread = float(np.abs(found - wanted).max()), float(wanted.std(ddof=1))
         if weights == "float32" and moved > TOLERANCE * max(spread, 1.0):
             raise ModelError(f"{path}: as ONNX, rewards move by {moved:.2g} (spread {spread:.2f}): it is not written")
         renderer.tokenizer.save_pretrained(folder)
         model.trunk.config.save_pretrained(folder)  # by which transformers knows the tokenizer's class
-        figures = {"weights": weights, "max_difference": moved, "reward_spread": spread, "n_rows": len(rows)}
+        figures = {"weights": weights, "max_difference": moved, "reward_spread": spread, "n_rows": len(rows)} | forms
         meta.pop("laplace", None)  # of features, which the file does not give
         whole = {**meta, "render": renderer.contract.to_dict(), "dtype": weights, "pad": pad, "onnx": figures}
         (folder / META).write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -108,16 +108,16 @@ def _write(model: RewardModel, file: Path, rows: Sequence[np.ndarray], pad: int)
             ) from None
 
 
-def _quantise(file: Path) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
+def _in_int8(file: Path, rows: Sequence[np.ndarray], *, dynamic: bool) -> dict[str, int]:
+    """Replace the file by itself in int8; returns what `quantise` does."""
     whole = file.parent / "whole"
     whole.mkdir()
     for part in file.parent.glob(f"{FILE}*"):  # the weights may lie in a file beside it
         part.rename(whole / part.name)
     with _quietly():
-        quantize_dynamic(whole / FILE, file, weight_type=QuantType.QInt8, per_channel=True)
+        counts = quantise(whole / FILE, file, rows, dynamic=dynamic)
     shutil.rmtree(whole)
+    return counts
 
 
 class OnnxModel:

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
+from rewardsmith.data.files import data_files, read_rows
 from rewardsmith.data.options import ReadOptions, ReadReport
 from rewardsmith.data.readers import read_groups
 from rewardsmith.data.schema import Group, Messages, content_hash, text_of
@@ -21,6 +23,7 @@ from rewardsmith.statistics import Floats
 
 SUM_TOLERANCE = 1e-3  # of a prompt's base probabilities: files round
 LIKE_GOLD = 0.999
+LOOKED_AT = 200  # rows of a file that say which columns it has
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ def read_pools(
         if pool is not None:
             pools.append(pool)
     if not pools:
+        refuse_missing_columns(files, columns)
         worst = "; ".join(f"{reason} ({count})" for reason, count in left_out.most_common(3))
         raise DataError(f"{', '.join(files)}: no prompt has two answers with {', '.join(columns)}: {worst}")
     if recorded:
@@ -118,7 +122,24 @@ def _read(files: Sequence[str], column: str, read: ReadOptions) -> tuple[list[Gr
     try:
         return list(read_groups(files, replace(read, rating_key=column), report=report)), report
     except DataError as error:
+        refuse_missing_columns(files, [column])
         raise DataError(f"{error} (read for its column {column!r})") from None
+
+
+def refuse_missing_columns(files: Sequence[str], names: Sequence[str]) -> None:
+    """DataError where a file has no column of such a name, with those that it has; a reader knows shapes only."""
+    for file in (file for given in files for file in data_files(given)):
+        found = columns_of(file)
+        if missing := [name for name in names if found and name not in found]:
+            raise DataError(f"{file} has no column {missing[0]!r}; it has: {', '.join(found)}")
+
+
+def columns_of(file: str) -> list[str]:
+    """Names in the first rows of a file, in order; those within lists of answers too."""
+    rows = [row.value for row in islice(read_rows(file), LOOKED_AT) if row.value is not None]
+    lists = [value for row in rows for value in row.values() if isinstance(value, list)]
+    inner = [answer for answers in lists for answer in answers if isinstance(answer, dict)]
+    return list(dict.fromkeys(str(name) for row in (*rows, *inner) for name in row))
 
 
 def key_of(group: Group) -> str:

@@ -2,19 +2,21 @@
 
     <name> <sha256 of the key, hex> [admin]        one a line; # begins a comment
 
-A key has 256 random bits, so that a fast hash is enough: there is nothing to guess.
+A key has 256 random bits, so that a fast hash is enough: there is nothing to guess. A change of the file is one of the
+whole file: who makes one holds a lock on `.NAME.lock` beside it, from reading to writing.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import os
 import re
 import secrets
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from rewardsmith.progress import say
 PREFIX = "rws-"
 SHORTEST = 16  # characters of a key of the user's own
 LOOK_AGAIN_S = 1.0  # for a change of the file
+LONGEST_WAIT_S = 10.0  # for another process that changes the file; a change takes milliseconds
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -115,23 +118,61 @@ def add_key(file: str | Path, name: str, *, admin: bool = False) -> str:
     file = Path(file)
     if not NAME.fullmatch(name):
         raise ConfigError(f"name {name!r}: use up to 64 letters, digits, dots, dashes and underscores")
-    keys = read_keys(file) if file.exists() else []
-    if any(key.name == name for key in keys):
-        raise ConfigError(f"{file} has a key named {name}; revoke it first, or take another name")
     key = PREFIX + secrets.token_urlsafe(32)
-    _write(file, [*keys, Key(name, digest_of(key), admin)])
+    with _locked(file):
+        keys = read_keys(file) if file.exists() else []
+        if any(key.name == name for key in keys):
+            raise ConfigError(f"{file} has a key named {name}; revoke it first, or take another name")
+        _write(file, [*keys, Key(name, digest_of(key), admin)])
     return key
 
 
 def revoke_key(file: str | Path, name: str) -> None:
     """Take a key out of the file; ConfigError where there is none of this name."""
     file = Path(file)
-    keys = read_keys(file)
-    kept = [key for key in keys if key.name != name]
-    if len(kept) == len(keys):
-        names = ", ".join(key.name for key in keys) or "none"
-        raise ConfigError(f"{file} has no key named {name!r}; there are: {names}")
-    _write(file, kept)
+    if not file.exists():
+        raise ConfigError(f"{file}: no such file")
+    with _locked(file):
+        keys = read_keys(file)
+        kept = [key for key in keys if key.name != name]
+        if len(kept) == len(keys):
+            names = ", ".join(key.name for key in keys) or "none"
+            raise ConfigError(f"{file} has no key named {name!r}; there are: {names}")
+        _write(file, kept)
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """One writer at a time, of any process; ConfigError where another one holds the lock for longer than is sound.
+
+    The lock is on a file of its own, which stays: the keys' file is replaced by each change, and a lock on it would be
+    one on a file that is gone. It goes with the process that holds it, however that ends.
+    """
+    lock = file.with_name(f".{file.name}.lock")
+    try:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ConfigError(f"{file}: the keys cannot be written: {error.strerror or error}") from None
+    try:
+        end = time.monotonic() + LONGEST_WAIT_S
+        while not _taken(handle):
+            if time.monotonic() > end:
+                raise ConfigError(
+                    f"{file}: another process has been changing the keys for {LONGEST_WAIT_S:.0f} s (it holds {lock}); "
+                    "nothing was changed: try again, or end that process"
+                )
+            time.sleep(0.01)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _taken(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _write(file: Path, keys: Sequence[Key]) -> None:
