@@ -48,7 +48,7 @@ def test_a_judge_labels(project: Path, capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(("options", "words"), [
     (["--judge", "http://x/v1"], "--judge needs --judge-model"),
     (["--judge", "http://x/v1", "--judge-model", "m", "--gold", "rm"], "one labels at a time"),
-    (["--host", "0.0.0.0"], "each annotator needs a key"),
+    (["--host", "0.0.0.0"], "keys are needed, one for each who asks"),
     (["--lease-seconds", "0"], "--lease-seconds 0"),
     (["--limit", "0"], "--limit 0"),
     (["--judge", "http://x/v1", "--judge-model", "m", "--judge-instructions", "not there"], "--judge-instructions"),
