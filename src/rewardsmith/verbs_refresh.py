@@ -141,11 +141,11 @@ class RefreshIngest(SamplerOptions):
         output = sampled_file(project.sampled, into)
         identity = {
             "policy": [self.sample, self.url, self.plain],
-            "options": [self.n, self.max_tokens, self.temperature, self.seed],
+            "options": [self.n, self.max_tokens, self.temperature, self.sample_seed],
         }
         with Bar("sampling, prompts", len(prompts), quiet=common.quiet) as bar:
             found = ingest_sampled(
-                store, prompts, lambda: self.sampler(self.sample or ""), output, into, n=self.n, seed=self.seed,
+                store, prompts, lambda: self.sampler(self.sample or ""), output, into, n=self.n, seed=self.sample_seed,
                 identity=identity, now=time.time(), progress=bar.advance,
             )  # fmt: skip
         found.dropped = [*dropped, *found.dropped]
@@ -157,7 +157,7 @@ class RefreshIngest(SamplerOptions):
         assert self.tilted is not None
         pools, rewards, left_out = self._rewarded(common)
         found = ingest_tilted(
-            store, pools, rewards, into, method=self.tilted, strength=self.strength, n=self.n, seed=self.seed,
+            store, pools, rewards, into, method=self.tilted, strength=self.strength, n=self.n, seed=self.sample_seed,
             base_n=self.base_n, now=time.time(),
         )  # fmt: skip
         found.left_out.update({row["reason"]: row["count"] for row in left_out})
