@@ -331,7 +331,7 @@ class RefreshStatus:
         for name, said in result["annotators"].items():
             lines.append(f"{name}: " + ", ".join(f"{n} {verdict}" for verdict, n in said.items() if n))
         if result["leases"]:
-            lines.append(f"{result['leases']} pairs are being looked at")
+            lines.append(f"{result['leases']} pairs or sets are being looked at")
         for model in result["registered"]:
             gate = {None: "not tried", True: "passed its gate", False: "blocked by its gate"}[model["gate"]]
             lines.append(f"model {model['name']} (round {model['round']}): {gate}")

@@ -49,7 +49,7 @@ def test_an_older_layout_is_left_alone_and_says_what_to_do(store, store_url):
     with store.writing() as connection:
         connection.execute(sa.update(meta).values(value=str(LAYOUT - 1)))
     for create in (False, True):
-        with pytest.raises(StoreError, match=r"older version .*: go on with that version, or make a new project") as error:
+        with pytest.raises(StoreError, match=r"older version .*: go on with it, or make a new") as error:
             open_store(store_url, create=create)
         one_line(error)
     assert store.counts(0.0).comparisons == 2

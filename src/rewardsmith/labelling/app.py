@@ -25,7 +25,7 @@ from rewardsmith.serving.keys import KeyRing
 from rewardsmith.serving.refusals import Refusal, refusal_of
 
 STATIC = Path(__file__).parent / "static"
-SCRIPTS = ("markdown.js", "outbox.js", "server.js", "ranking.js", "drawing.js", "told.js", "label.js")
+SCRIPTS = ("markdown.js", "outbox.js", "server.js", "ranking.js", "drawing.js", "told.js", "who.js", "label.js")
 FILES = {
     "/": ("label.html", "text/html; charset=utf-8"),
     **{f"/{name}": (name, "text/javascript; charset=utf-8") for name in SCRIPTS},

@@ -127,7 +127,7 @@ def check_layout(engine: sa.Engine, url: sa.URL, *, create: bool) -> None:
     if int(found) > LAYOUT:
         raise StoreError(f"{shown(url)}: was written by a newer version ({states}); update rewardsmith")
     raise StoreError(
-        f"{shown(url)}: was written by an older version ({states}): go on with that version, or make a new project and "
+        f"{shown(url)}: was written by an older version ({states}): go on with it, or make a new project and "
         "ingest the answers again"
     )
 
