@@ -101,8 +101,13 @@ def test_options_of_the_project_hold_and_the_command_line_wins(project: Path) ->
     assert (options.port, options.limits.lease_seconds, options.allow_host) == (0, 60.0, ("a", "b"))
     assert options.scoring.trust_remote_code
     assert (options.host, options.limits.body_seconds) == ("127.0.0.1", 10.0), "what nothing says stays"
-    for words in (["--port", "8011", folder], [folder, "--port=8011"], ["--quiet", "--port", "8011", folder]):
-        assert parse("refresh label", words)[0].port == 8011
+    for words in (
+        ["--port", "8011", folder],
+        [folder, "--port=8011"],
+        ["--quiet", "--no-score-cache", "--port", "8011", folder],
+    ):
+        options, _ = parse("refresh label", words)
+        assert (options.port, options.limits.lease_seconds) == (8011, 60.0)
     options, _ = parse("refresh label", [folder, "--allow-host", "c"])
     assert options.allow_host == ("c",)
 

@@ -256,6 +256,7 @@ def project_word(words: Sequence[str], options_class: type) -> str | None:
             return None
         if word.startswith("--"):
             name, equals, _ = word.removeprefix("--").replace("-", "_").partition("=")
+            name = name if name in hints else name.removeprefix("no_")
             if name not in hints:
                 return None  # the parser says so
             many = typing.get_origin(hints[name]) is tuple

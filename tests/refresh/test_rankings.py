@@ -76,6 +76,8 @@ def test_what_stood_left_follows_from_the_order_on_the_screen(k: int) -> None:
         ([1, 2, 3], "there are 4 answers, and each has one place"),
         ([1, 2, 3, 4, 5], "there are 4 answers"),
         ([1, 1, 3, 4], "no answer has place 2"),
+        ([1, 1, 1, 2**62], "no answer has place 2"),
+        ([4, 4, 4, 4], "no answer has place 1"),
         ([2, 3, 4, 5], "no answer has place 1"),
         ([0, 1, 2, 3], "whole numbers from 1"),
         ([1, 2, 3, True], "whole numbers from 1"),

@@ -28,7 +28,7 @@ def check_places(places_K: Sequence[int], n_answers: int) -> None:
         raise DataError(f"{said}: there are {n_answers} answers, and each has one place")
     if not all(isinstance(place, int) and not isinstance(place, bool) and place >= 1 for place in places_K):
         raise DataError(f"{said}: give whole numbers from 1 (the best) on")
-    if gaps := set(range(1, max(places_K) + 1)) - set(places_K):
+    if gaps := set(range(1, len(set(places_K)) + 1)) - set(places_K):
         raise DataError(f"{said}: no answer has place {min(gaps)}; count on from place to place, ties share one")
 
 
