@@ -122,7 +122,8 @@ def labels(generator: random.Random, pairs: list[int]) -> Iterator[Any]:
 def measure(what: str, folder: str, budget: int, leases: int) -> dict[str, Any]:
     """One measurement in this process."""
     from rewardsmith.refresh.project import open_project
-    from rewardsmith.refresh.propose import ProposeOptions, Rewards, look, propose
+    from rewardsmith.refresh.propose import ProposeOptions, look, propose
+    from rewardsmith.refresh.reasons import Rewards
     from rewardsmith.refresh.status import status
 
     project = open_project(folder)

@@ -213,7 +213,10 @@ def one_line(box: str) -> str:
 
 
 def expand_config(arguments: Sequence[str], options_class: type) -> list[str]:
-    """Replace `--config FILE.toml` by the options in the file, except those that the arguments give themselves."""
+    """Replace `--config FILE.toml` by the options in the file, except those that the arguments give themselves.
+
+    A verb that has `of_project` takes what its project's refresh.toml says below both of them.
+    """
     rest: list[str] = []
     table: dict[str, Any] = {}
     stream = iter(arguments)
@@ -222,11 +225,13 @@ def expand_config(arguments: Sequence[str], options_class: type) -> list[str]:
             table |= read_config(word.partition("=")[2] or next(stream, ""))
         else:
             rest.append(word)
-    if not table:
-        return rest
     given = {
         w.partition("=")[0].removeprefix("--").removeprefix("no-").replace("_", "-") for w in rest if w[:2] == "--"
     }
+    if hasattr(options_class, "of_project") and (folder := project_word(rest, options_class)) is not None:
+        table = options_class.of_project(folder, {name.replace("-", "_") for name in given} | table.keys()) | table
+    if not table:
+        return rest
     known = {f.name: (f, place) for f, place in option_fields(options_class)}
     positionals: list[str] = []
     options: list[str] = []
@@ -240,6 +245,38 @@ def expand_config(arguments: Sequence[str], options_class: type) -> list[str]:
             options += option_words(option, value)
     # Lists last: a list before a positional would swallow it.
     return positionals + rest + options
+
+
+def project_word(words: Sequence[str], options_class: type) -> str | None:
+    """The word among the arguments that is the project's folder; None where there is none, or help is asked for."""
+    hints = option_hints(options_class) | option_hints(Common)
+    taken = 0.0  # words that the option before still takes
+    for word in words:
+        if word in ("-h", "--help"):
+            return None
+        if word.startswith("--"):
+            name, equals, _ = word.removeprefix("--").replace("-", "_").partition("=")
+            name = name if name in hints else name.removeprefix("no_")
+            if name not in hints:
+                return None  # the parser says so
+            many = typing.get_origin(hints[name]) is tuple
+            taken = 0 if equals or hints[name] is bool else float("inf") if many else 1
+        elif taken:
+            taken -= 1
+        else:
+            return word
+    return None
+
+
+def option_hints(cls: type) -> dict[str, Any]:
+    """{name: type} of all options of an options class and of the classes inside it."""
+    found: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(cls).items():
+        if is_dataclass(hint):
+            found |= option_hints(typing.cast(type, hint))
+        else:
+            found[name] = hint
+    return found
 
 
 def read_config(file: str) -> dict[str, Any]:

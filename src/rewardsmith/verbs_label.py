@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rewardsmith.scoring import Scorer
 
 COLUMN = "column:"  # before the name of a column that says what answers are worth
+WHO = {"judge", "gold", "candidates"}  # options that say who labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,16 @@ class JudgeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GoldErrors:
+    """Errors of a scorer as labeller."""
+
+    gold_temperature: float = 0.0
+    """Errors as people make them: the first answer wins with probability sigmoid(reward gap / this). 0: none."""
+    gold_seed: int = 0
+    """Seed of those errors."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GoldOptions:
     """A scorer as labeller."""
 
@@ -54,17 +65,18 @@ class GoldOptions:
     studies."""
     candidates: tuple[str, ...] = ()
     """With --gold column:NAME: files of answers with that column, several to each prompt, as of optimize."""
-    gold_temperature: float = 0.0
-    """Errors as people make them: the first answer wins with probability sigmoid(reward gap / this). 0: none."""
-    gold_seed: int = 0
-    """Seed of those errors."""
+    errors: GoldErrors = field(default_factory=GoldErrors)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """Have the proposed pairs labelled: by people on a page, by a judge model, or by a gold reward model.
+    """Have the proposed pairs labelled: by people on a page, by a judge model, or by a gold reward model. Answers that
+    were proposed together (refresh propose --answers) are ranked on the page.
 
     Example: rewardsmith refresh label project
+    Example: rewardsmith refresh label project --judge http://127.0.0.1:8001/v1 --judge-model NAME
+
+    What is not given here is taken from [label] in refresh.toml.
     """
 
     project: Annotated[Name, tyro.conf.arg(metavar="PROJECT")]
@@ -101,6 +113,11 @@ class Label:
         if self.judged.judge and not self.judged.judge_model:
             raise ConfigError("--judge needs --judge-model: the name its server knows the model by")
 
+    @staticmethod
+    def of_project(folder: str, given: Collection[str]) -> dict[str, Any]:
+        """What [label] of the project says, under the options that are `given`."""
+        return labelling_settings(folder, given)
+
     def run(self, common: Common) -> dict[str, Any]:
         with project_store(self.project) as store:
             if self.judged.judge or self.golden.gold:
@@ -115,8 +132,8 @@ class Label:
             labeller = Gold(
                 scorer=self.gold_scorer(self.golden.gold),
                 name=self.labeller or "gold",
-                temperature=self.golden.gold_temperature,
-                seed=self.golden.gold_seed,
+                temperature=self.golden.errors.gold_temperature,
+                seed=self.golden.errors.gold_seed,
             )
         else:
             labeller = self.judged_by()
@@ -277,6 +294,20 @@ class Import:
             f"{result['tasks']} pairs; {result['unlabelled']} pairs have none there"
         ]
         return "\n".join([*lines, *dropped_lines(result["dropped"])])
+
+
+def labelling_settings(folder: str, given: Collection[str]) -> dict[str, Any]:
+    """What [label] of a project's refresh.toml says.
+
+    Who labels is one choice: where one of its options is `given`, the table's do not count. ConfigError for a key that
+    is no option of `refresh label` and a value of another type.
+    """
+    from rewardsmith.cli import option_hints
+    from rewardsmith.refresh.project import open_project
+
+    known = {name: hint for name, hint in option_hints(Label).items() if name != "project"}
+    stated = open_project(folder).stated("label", known)
+    return {name: value for name, value in stated.items() if not (WHO & set(given) and name in WHO)}
 
 
 @contextmanager

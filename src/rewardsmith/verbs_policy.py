@@ -28,8 +28,8 @@ class SamplerOptions:
     """Longest answer; what is longer is cut."""
     temperature: float = 1.0
     """Of the samples. Nothing else is changed about the distribution."""
-    seed: int = 0
-    """Of the samples."""
+    seed: int | None = None
+    """Of the samples. Default: 0."""
     url: str | None = None
     """Ask an OpenAI-compatible server instead, such as http://localhost:8000/v1."""
     plain: bool = False
@@ -59,6 +59,11 @@ class SamplerOptions:
         )  # fmt: skip
         if not self.temperature > 0:
             raise ConfigError(f"--temperature {self.temperature}: give a number above 0")
+
+    @property
+    def sample_seed(self) -> int:
+        """0 where no seed is given."""
+        return self.seed or 0
 
     def sampler(self, model: str) -> Sampler:
         """The sampler of a hub name, folder or gguf:PATH, or of a server's model."""
@@ -117,7 +122,7 @@ class Sample(SamplerOptions):
         sampler = self.sampler(self.model)
         with Bar("sampling, prompts", len(prompts), quiet=common.quiet) as bar:
             counts = write_candidates(
-                prompts, sampler, self.output, n=self.n, seed=self.seed, resume=self.resume,
+                prompts, sampler, self.output, n=self.n, seed=self.sample_seed, resume=self.resume,
                 identity=self._identity(), progress=bar.advance,
             )  # fmt: skip
         return {**counts, "output": self.output, "dropped": dropped}
@@ -128,7 +133,7 @@ class Sample(SamplerOptions):
         return {
             "model": [self.model, self.url, self.plain],
             "files": [file_mark(Path(file)) for file in self.files],
-            "options": [self.n, self.max_tokens, self.temperature, self.limit, self.seed],
+            "options": [self.n, self.max_tokens, self.temperature, self.limit, self.sample_seed],
         }
 
     def show(self, result: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rewardsmith.overoptimization.candidates import Pool
     from rewardsmith.refresh.ingest import Ingested, Into
     from rewardsmith.refresh.project import Project
-    from rewardsmith.refresh.propose import Look, Rewards
+    from rewardsmith.refresh.reasons import Look, Rewards
     from rewardsmith.refresh.store import Store
     from rewardsmith.statistics import Floats
 
@@ -141,11 +141,11 @@ class RefreshIngest(SamplerOptions):
         output = sampled_file(project.sampled, into)
         identity = {
             "policy": [self.sample, self.url, self.plain],
-            "options": [self.n, self.max_tokens, self.temperature, self.seed],
+            "options": [self.n, self.max_tokens, self.temperature, self.sample_seed],
         }
         with Bar("sampling, prompts", len(prompts), quiet=common.quiet) as bar:
             found = ingest_sampled(
-                store, prompts, lambda: self.sampler(self.sample or ""), output, into, n=self.n, seed=self.seed,
+                store, prompts, lambda: self.sampler(self.sample or ""), output, into, n=self.n, seed=self.sample_seed,
                 identity=identity, now=time.time(), progress=bar.advance,
             )  # fmt: skip
         found.dropped = [*dropped, *found.dropped]
@@ -157,7 +157,7 @@ class RefreshIngest(SamplerOptions):
         assert self.tilted is not None
         pools, rewards, left_out = self._rewarded(common)
         found = ingest_tilted(
-            store, pools, rewards, into, method=self.tilted, strength=self.strength, n=self.n, seed=self.seed,
+            store, pools, rewards, into, method=self.tilted, strength=self.strength, n=self.n, seed=self.sample_seed,
             base_n=self.base_n, now=time.time(),
         )  # fmt: skip
         found.left_out.update({row["reason"]: row["count"] for row in left_out})
@@ -194,6 +194,7 @@ class RefreshPropose(ScorerOptions):
 
     Example: rewardsmith refresh propose project --budget 200
     Example: rewardsmith refresh propose project --budget 500 --model ensemble --new-new 0.5 --contested 0.3
+    Example: rewardsmith refresh propose project --budget 600 --answers 4
 
     What is not given here is taken from [propose] in refresh.toml. Proposing again adds what is missing to the budget.
     """
@@ -219,8 +220,11 @@ class RefreshPropose(ScorerOptions):
     """Share for high reward with high disagreement. Default: 0.2."""
     random: float | None = None
     """Share that is drawn blindly, so that training sees what is usual. Default: 0.1."""
+    answers: int | None = None
+    """Answers that are ranked together on the labelling page, 2 to 9: each chosen pair is widened by other answers to
+    its prompt. K answers are K (K - 1) / 2 pairs of the budget. Default: 2."""
     per_prompt: int | None = None
-    """Most pairs of one prompt in a round. Default: 2."""
+    """Most pairs of one prompt in a round; with --answers, most sets. Default: 2."""
     overlap: int | None = None
     """Labels that are wanted of the pairs that several annotators look at. Default: 2."""
     overlap_share: float | None = None
@@ -259,7 +263,7 @@ class RefreshPropose(ScorerOptions):
 
     def _rewards(self, project: Project, store: Store, seen: Look, common: Common) -> tuple[Rewards | None, int]:
         """The model's rewards of what is looked at, and how many answers it could not score."""
-        from rewardsmith.refresh.propose import Rewards
+        from rewardsmith.refresh.reasons import Rewards
         from rewardsmith.refresh.rewards import find_model, path_of, score_missing, temperature_of
 
         model = find_model(project, store, self.model, time.time())
@@ -281,6 +285,9 @@ class RefreshPropose(ScorerOptions):
             f"looked at {result['candidates']} pairs of {result['prompts']} prompts"
             + (f", with the rewards of {result['model']}" if result["model"] else ""),
         ]
+        if any(int(k) > 2 for k in result["sets"]):
+            sizes = ", ".join(f"{n} of {k} answers" for k, n in result["sets"].items())
+            lines.append(f"shown together: {sizes}")
         tests = result["tests"]
         lines.append(f"{tests['added']} test pairs of held-out prompts added, {tests['before']} were there")
         if result["overlapping"]:
@@ -324,7 +331,7 @@ class RefreshStatus:
         for name, said in result["annotators"].items():
             lines.append(f"{name}: " + ", ".join(f"{n} {verdict}" for verdict, n in said.items() if n))
         if result["leases"]:
-            lines.append(f"{result['leases']} pairs are being looked at")
+            lines.append(f"{result['leases']} pairs or sets are being looked at")
         for model in result["registered"]:
             gate = {None: "not tried", True: "passed its gate", False: "blocked by its gate"}[model["gate"]]
             lines.append(f"model {model['name']} (round {model['round']}): {gate}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,7 +14,7 @@ from rewardsmith.errors import ConfigError
 from rewardsmith.progress import say
 from rewardsmith.statistics import interval_text
 from rewardsmith.verbs_common import Name, ScorerOptions, at_least, dropped_lines
-from rewardsmith.verbs_label import COLUMN, JudgeOptions, Label
+from rewardsmith.verbs_label import COLUMN, GoldErrors, JudgeOptions, Label, labelling_settings
 from rewardsmith.verbs_policy import SamplerOptions
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ class RefreshRun(SamplerOptions):
     """The whole loop with an automatic labeller: answers, pairs, labels, training, gate and release, for a first model
     and --rounds more. A run that was killed goes on where it was; one that is done says what it came to.
 
-    Options of the steps stand in refresh.toml under [train], [gate], [propose] and [run].
+    Options of the steps stand in refresh.toml under [train], [gate], [propose], [label] (a judge, gold) and [run].
 
     Example: rewardsmith refresh run project --policy my-policy --prompts prompts.txt --gold rm --model my-trunk
     Example: rewardsmith refresh run project --candidates candidates.parquet --gold column:judge --rounds 4
@@ -234,6 +234,7 @@ class RefreshRun(SamplerOptions):
     gold: str | None = None
     """Label by what answers are worth: a reward model (a folder or a server's http:// address), or column:NAME of
     --candidates."""
+    errors: GoldErrors = field(default_factory=GoldErrors)
     judged: JudgeOptions = field(default_factory=JudgeOptions)
     candidates: tuple[str, ...] = ()
     """Files with several recorded answers to each prompt, as of optimize: the same ones in every round."""
@@ -271,6 +272,13 @@ class RefreshRun(SamplerOptions):
         if (self.gold or "").startswith(COLUMN) and self.policy is not None:
             raise ConfigError(f"--gold {self.gold}: answers that are sampled have no column; name a reward model")
 
+    @staticmethod
+    def of_project(folder: str, given: Collection[str]) -> dict[str, Any]:
+        """What [label] of the project says of a judge and of gold, under the options that are `given`."""
+        names = {"gold", *(f.name for kind in (JudgeOptions, GoldErrors) for f in fields(kind))}
+        stated = labelling_settings(folder, set(given) - {"candidates"})  # here, the files of answers
+        return {name: value for name, value in stated.items() if name in names}
+
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.cli import read_config
         from rewardsmith.refresh.gate import GateOptions
@@ -282,12 +290,10 @@ class RefreshRun(SamplerOptions):
         project = open_project(self.project)
         more = read_config(self.train_config) if self.train_config is not None else {}
         variant, template = train_options(project, {}, more | ({} if self.model is None else {"model": self.model}))
-        # SamplerOptions.seed is 0 where none was given: the seeds of refresh.toml hold then.
-        given = {f.name: getattr(self, f.name) for f in fields(LoopOptions)} | {"seed": self.seed or None}
-        options = project.options("run", LoopOptions, given)
+        options = project.options("run", LoopOptions, {f.name: getattr(self, f.name) for f in fields(LoopOptions)})
         gate = project.options("gate", GateOptions)
-        propose = project.options("propose", ProposeOptions, {"budget": self.labels, "seed": self.seed or None})
-        source = self._candidates(project, common.quiet)
+        propose = project.options("propose", ProposeOptions, {"budget": self.labels, "seed": self.seed})
+        source = self._candidates(project, options.seed, common.quiet)
         scoring = ScorerOptions(
             device=self.device,
             precision="bfloat16" if self.precision == "bfloat16" else "float32",
@@ -297,7 +303,7 @@ class RefreshRun(SamplerOptions):
         if gold is None and self.gold is not None:
             gold = scoring.open(self.gold)
         if gold is not None:
-            labeller: Labeller = Gold(scorer=gold)
+            labeller: Labeller = Gold(scorer=gold, temperature=self.errors.gold_temperature, seed=self.errors.gold_seed)
         else:
             labeller = Label(project=self.project, judged=self.judged).judged_by()
         with project.open() as store:
@@ -319,7 +325,7 @@ class RefreshRun(SamplerOptions):
             )
             return run_loop(loop)
 
-    def _candidates(self, project: Project, quiet: bool) -> Recorded | Sampled:
+    def _candidates(self, project: Project, seed: int, quiet: bool) -> Recorded | Sampled:
         from rewardsmith.overoptimization.sample import read_prompts
         from rewardsmith.refresh.candidates import Recorded, Sampled
         from rewardsmith.scoring import file_mark
@@ -335,14 +341,14 @@ class RefreshRun(SamplerOptions):
         identity = {
             "policy": [policy, self.url, self.plain],
             "prompts": [file_mark(Path(file)) for file in self.prompts],
-            "options": [self.n, self.max_tokens, self.temperature, self.limit, self.seed],
+            "options": [self.n, self.max_tokens, self.temperature, self.limit, seed],
         }
         return Sampled(
             project.sampled / "run",
             prompts,
             lambda round: self.sampler(policy.replace("{round}", str(round))),
             n=self.n,
-            seed=self.seed,
+            seed=seed,
             identity=identity,
         )
 

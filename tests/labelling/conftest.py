@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,25 @@ def add_pairs(store: Store, texts: Sequence[tuple[str, str, str]], *, overlap: i
         for n, prompt in enumerate(asked)
     ]  # fmt: skip
     return store.add_comparisons(new, at=time.time()).ids
+
+
+def add_sets(store: Store, n: int, k: int, *, overlap: int = 1) -> list[int]:
+    """Sets of answers that begin with a, b, ...; returns their numbers, the most urgent first."""
+    sets = []
+    for i in range(n):
+        (prompt,) = store.add_prompts([NewPrompt(messages=(Message("user", f"question {i}"),))]).ids
+        said = store.add_responses(
+            NewResponse(prompt_id=prompt, messages=(Message("assistant", f"{a} of {i}"),), policy="p", round=1)
+            for a in "abcdefghi"[:k]
+        ).ids
+        sets.append([
+            NewComparison(
+                prompt_id=prompt, a_id=a, b_id=b, round=1, why="a test", score=float(n - i), overlap=overlap
+            )
+            for a, b in combinations(said, 2)
+        ])  # fmt: skip
+    store.add_sets(sets, at=time.time())
+    return list(dict.fromkeys(pair.set_id or pair.id for pair in store.open_comparisons()))
 
 
 def plain_pairs(n: int) -> list[tuple[str, str, str]]:

@@ -16,15 +16,19 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PAT
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_a_killed_server_loses_and_doubles_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("answers", "labels"), [(2, 14), (4, 10)])
+def test_a_killed_server_loses_and_doubles_nothing(tmp_path: Path, answers: int, labels: int) -> None:
     spec = importlib.util.spec_from_file_location("labelling_faults", ROOT / "benchmarks" / "labelling_faults.py")
     assert spec is not None
     assert spec.loader is not None
     drive = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = drive  # dataclasses look their module up
     spec.loader.exec_module(drive)
-    found = asyncio.run(drive.run(labels=14, shared=2, annotators=2, kills=1, away=0.3, seed=1, work=tmp_path))
+    found = asyncio.run(
+        drive.run(labels=labels, answers=answers, shared=2, annotators=2, kills=1, away=0.3, seed=1, work=tmp_path)
+    )
     assert {
         name: found[name] for name in ("lost", "not_pressed", "wrong", "doubled", "again", "open")
     } == dict.fromkeys(("lost", "not_pressed", "wrong", "doubled", "again", "open"), 0)
-    assert (found["kept"], found["kills"], found["pages_closed"]) == (14, 1, 2)
+    each = answers * (answers - 1) // 2
+    assert (found["kept"], found["kills"], found["pages_closed"]) == (labels * each, 1, 2)

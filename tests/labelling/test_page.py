@@ -71,7 +71,7 @@ def opened(browser: Any, page: Running, name: str | None = "ann", **context: Any
 
 def ready(view: Any) -> None:
     """Until a pair takes keys, or it is said that there is none."""
-    view.locator("#pair[data-ready]:visible, #empty:visible").first.wait_for()
+    view.locator("#set[data-ready]:visible, #empty:visible").first.wait_for()
 
 
 def until(view: Any, condition: str) -> None:
@@ -97,9 +97,9 @@ def verdicts(store: Store) -> list[str]:
     return [label.verdict for label in store.labels()]
 
 
-def side_of(view: Any, side: str) -> str:
+def side_of(view: Any, side: int) -> str:
     """The letter that the answer on a side begins with."""
-    return str(view.locator(f"#{side} .md").inner_text())[0]
+    return str(view.locator(f"#answer-{side} .md").inner_text())[0]
 
 
 def test_hostile_texts_stay_texts(browser: Any, store: Store) -> None:
@@ -108,20 +108,36 @@ def test_hostile_texts_stay_texts(browser: Any, store: Store) -> None:
         for _ in HOSTILE:
             assert view.title() == "Rewardsmith: which answer is better?"
             tags = view.eval_on_selector_all(
-                ":is(#prompt, #first, #second) *", "all => [...new Set(all.map(e => e.localName))]"
+                ":is(#prompt, #answers) *", "all => [...new Set(all.map(e => e.localName))]"
             )
-            known = {"div", "p", "code", "pre", "a", "span", "table", "thead", "tbody", "tr", "th", "td", "strong"}
+            known = {
+                "article",
+                "h2",
+                "div",
+                "p",
+                "code",
+                "pre",
+                "a",
+                "span",
+                "table",
+                "thead",
+                "tbody",
+                "tr",
+                "th",
+                "td",
+                "strong",
+            }
             assert set(tags) <= known, "markup of a text became an element"
             attributes = view.eval_on_selector_all(
-                ":is(#prompt, #first, #second) *", "all => [...new Set(all.flatMap(e => e.getAttributeNames()))]"
+                ":is(#prompt, #answers) *", "all => [...new Set(all.flatMap(e => e.getAttributeNames()))]"
             )
             assert not [name for name in attributes if name.startswith("on") or name in ("style", "src", "srcdoc")]
             links = view.eval_on_selector_all(
-                "#pair a", "all => all.map(a => [a.protocol, a.rel, a.target, a.referrerPolicy])"
+                "#set a", "all => all.map(a => [a.protocol, a.rel, a.target, a.referrerPolicy])"
             )
             assert all(link == ["https:", "noopener noreferrer nofollow", "_blank", "no-referrer"] for link in links)
             # What a script could do by a click, a hover or a focus.
-            view.locator("#pair .dead, #pair .md :is(p, td, code)").evaluate_all(
+            view.locator("#set .dead, #set .md :is(p, td, code)").evaluate_all(
                 "all => all.forEach(e => ['click', 'mouseover', 'focus'].forEach(t => e.dispatchEvent(new Event(t))))"
             )
             pressed(view, "0")
@@ -135,7 +151,7 @@ def test_hostile_texts_stay_texts(browser: Any, store: Store) -> None:
 def test_characters_that_cannot_be_seen_are_shown(browser: Any, store: Store) -> None:
     add_pairs(store, [("q", "a \u202etxt.exe", "b \U000e0041\U000e0042\U000e0043\U000e0044\U000e0045")])
     with page_at(store) as page, opened(browser, page) as view:
-        seen = " ".join(view.locator("#pair .unseen").all_inner_texts())
+        seen = " ".join(view.locator("#set .unseen").all_inner_texts())
     assert "U+202E" in seen
     assert "U+E0041 U+E0042 U+E0043 and 2 more" in seen
 
@@ -210,7 +226,7 @@ def test_keys_decide_and_the_order_is_recorded(browser: Any, store: Store) -> No
     wanted = []
     with page_at(store) as page, opened(browser, page) as view:
         for key in "1200":
-            left, right = side_of(view, "first"), side_of(view, "second")
+            left, right = side_of(view, 1), side_of(view, 2)
             assert {left, right} == {"a", "b"}
             wanted.append(({"1": left, "2": right, "0": "tie"}[key], left + right))
             pressed(view, key)
@@ -309,7 +325,7 @@ def test_a_server_that_is_away_costs_no_label(browser: Any, store: Store) -> Non
 def test_a_label_that_is_refused_for_good_is_said_and_kept_until_read(browser: Any, store: Store) -> None:
     add_pairs(store, plain_pairs(3))
     with page_at(store) as page, opened(browser, page) as view:
-        view.evaluate("now.pair.comparison = 4711")
+        view.evaluate("now.set.number = 4711")
         view.keyboard.press("0")
         said = view.get_by_role("alert")
         view.get_by_text("was not taken").wait_for()
@@ -409,7 +425,8 @@ def test_readable_everywhere(browser: Any, store: Store, width: int, scheme: str
             faint = [text for text, _ in found["poor"] if text not in ("Undo", "U")]
             assert faint == []
             small = view.eval_on_selector_all(
-                "#verdict button", "all => all.filter(e => e.getBoundingClientRect().height < 32).length"
+                "#verdict button",
+                "all => all.filter(e => e.checkVisibility() && e.getBoundingClientRect().height < 32).length",
             )
             assert small == 0, "a finger must hit it"
             pressed(view, "0")
@@ -446,5 +463,5 @@ def test_nothing_to_label_yet_and_then_something(browser: Any, store: Store) -> 
     with page_at(store) as page, opened(browser, page) as view:
         assert view.get_by_text("No pair has been proposed yet.").is_visible()
         add_pairs(store, plain_pairs(1))
-        view.locator("#pair[data-ready]").wait_for()
+        view.locator("#set[data-ready]").wait_for()
         assert view.said == []

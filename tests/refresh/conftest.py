@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,21 @@ def fill(store: Store, n: int = 3, *, overlap: int = 1, round: int = 0) -> list[
         at=1.0,
     )  # fmt: skip
     return [pair.id for pair in store.open_comparisons()]
+
+
+def set_of(prompt: int, answers: list[int], **changes: object) -> list[NewComparison]:
+    """All pairs among the answers, as a set to propose."""
+    stated = {"round": 0, "kind": "new-new", "why": "ranked together", "score": 1.0} | changes
+    return [NewComparison(prompt_id=prompt, a_id=a, b_id=b, **stated) for a, b in combinations(answers, 2)]
+
+
+def fill_sets(store: Store, sizes: list[int], *, overlap: int = 1) -> list[int]:
+    """A set of so many answers for each size; returns the numbers of the sets, the next one first."""
+    for i, size in enumerate(sizes):
+        (prompt,) = store.add_prompts([NewPrompt(messages=turns(f"ranked question {i}"))]).ids
+        said = store.add_responses(
+            NewResponse(prompt_id=prompt, messages=turns(f"answer {j}", "assistant"), policy="base", round=0)
+            for j in range(size)
+        ).ids
+        store.add_sets([set_of(prompt, said, score=float(len(sizes) - i), overlap=overlap)], at=1.0)
+    return list(dict.fromkeys(pair.set_id or pair.id for pair in store.open_comparisons()))

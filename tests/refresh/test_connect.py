@@ -44,6 +44,17 @@ def test_a_newer_version_is_left_alone(store, store_url):
     assert store.counts(0.0).comparisons == 2
 
 
+def test_an_older_layout_is_left_alone_and_says_what_to_do(store, store_url):
+    fill(store, 2)
+    with store.writing() as connection:
+        connection.execute(sa.update(meta).values(value=str(LAYOUT - 1)))
+    for create in (False, True):
+        with pytest.raises(StoreError, match=r"older version .*: go on with it, or make a new") as error:
+            open_store(store_url, create=create)
+        one_line(error)
+    assert store.counts(0.0).comparisons == 2
+
+
 def test_other_tables_are_left_alone(store_url):
     with open_store(store_url, create=True) as store, store.writing() as connection:
         connection.exec_driver_sql("DROP TABLE refresh_meta")

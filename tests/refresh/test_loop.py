@@ -20,6 +20,7 @@ from rewardsmith.data.schema import Message
 from rewardsmith.errors import ConfigError, DataError
 from rewardsmith.refresh import releases
 from rewardsmith.refresh.candidates import Recorded, RecordedScorer, Sampled, pools_of
+from rewardsmith.refresh.loop import Loop
 from rewardsmith.refresh.project import open_project
 from tests.refresh.tiny_policy import WORDS, policy
 
@@ -69,6 +70,12 @@ def made(folder: Path, model: str, more: str = "") -> Path:
     with (folder / "refresh.toml").open("a") as settings:
         settings.write(TRAIN.format(model=model) + more)
     return folder
+
+
+def proposing(folder: Path, line: str) -> None:
+    """Add an option to [propose]."""
+    file = folder / "refresh.toml"
+    file.write_text(file.read_text().replace("[propose]\n", f"[propose]\n{line}\n"))
 
 
 def state_of(folder: Path) -> dict[str, Any]:
@@ -273,3 +280,44 @@ def test_mistakes_are_one_line(
     said = capsys.readouterr().err.strip()
     assert message in said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(("words", "seeds"), [([], (7, 5)), (["--seed", "0"], (0, 0)), (["--seed", "3"], (3, 3))])
+def test_a_seed_on_the_command_line_goes_before_the_projects_also_where_it_is_0(
+    words: list[str], seeds: tuple[int, int], tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = candidates(tmp_path / "candidates.jsonl", 10)
+    folder = made(tmp_path / "project", policy, "seed = 7\n")
+    proposing(folder, "seed = 5")
+    found: list[int] = []
+
+    def seen(loop: Loop) -> dict[str, Any]:
+        found.append(loop.options.seed)
+        loop.propose(loop, 0)
+        return {"rounds": [], "release": None}
+
+    monkeypatch.setattr("rewardsmith.refresh.loop.run_loop", seen)
+    monkeypatch.setattr(
+        "rewardsmith.refresh.loop.propose_round", lambda loop, round, options: found.append(options.seed)
+    )
+    assert main([*arguments(folder, file), *words]) == 0
+    assert tuple(found) == seeds
+
+
+def test_sets_are_proposed_and_labelled_in_the_loop(tmp_path: Path, policy: str) -> None:
+    file = candidates(tmp_path / "candidates.jsonl", 60)
+    folder = made(tmp_path / "project", policy)
+    proposing(folder, "answers = 3")
+    words = [*arguments(folder, file), "--rounds", "0"]
+    assert main(words) == 0
+    with open_project(folder).open() as store:
+        pairs = every_pair(store)
+        assert not any(pair.is_open for pair in pairs)
+    ranked = [pair for pair in pairs if pair.set_id]
+    assert sum(pair.kind != "held-out" for pair in pairs) == 48
+    assert len(ranked) >= 42
+    assert all(sum(other.set_id == pair.set_id for other in ranked) == 3 for pair in ranked)
+    assert {pair.set_id for pair in pairs if pair.kind == "held-out"} == {None}, "what tests stays a pair"
+    assert main(words) == 0
+    with open_project(folder).open() as store:
+        assert every_pair(store) == pairs

@@ -8,7 +8,8 @@ from random import Random
 import pytest
 
 from rewardsmith.errors import ConfigError, DataError
-from rewardsmith.refresh.propose import KINDS, ProposeOptions, Rewards, candidates, look, propose, quotas
+from rewardsmith.refresh.propose import ProposeOptions, look, propose, quotas
+from rewardsmith.refresh.reasons import KINDS, Rewards, candidates
 from rewardsmith.refresh.records import NewPrompt, NewResponse
 from rewardsmith.refresh.store import open_store
 from tests.refresh.conftest import turns
@@ -239,7 +240,7 @@ def test_quotas_add_up(budget):
 @pytest.mark.parametrize(
     "options",
     [{"budget": 0}, {"new_new": -0.1}, {"new_new": 0, "new_base": 0, "contested": 0, "random": 0}, {"random": math.nan},
-     {"overlap_share": 2.0}, {"per_prompt": 0}],
+     {"overlap_share": 2.0}, {"per_prompt": 0}, {"answers": 1}, {"answers": 10}],
 )  # fmt: skip
 def test_options_that_make_no_sense(options):
     with pytest.raises(ConfigError):

@@ -1,4 +1,4 @@
-"""The labelling page's application: five files and a few requests, behind the gate of `serving`.
+"""The labelling page's application: its files and a few requests, behind the gate of `serving`.
 
 Who labels is the name of the key that was shown; where no keys are used, the name in the request.
 """
@@ -19,55 +19,69 @@ from starlette.exceptions import HTTPException
 from rewardsmith.errors import DataError, StoreError
 from rewardsmith.labelling.desk import Desk, on_page, shown_order
 from rewardsmith.progress import say
-from rewardsmith.refresh.records import Leased, check_name
+from rewardsmith.refresh.records import MOST_ANSWERS, Leased, check_name
 from rewardsmith.serving.gate import App, Gate
 from rewardsmith.serving.keys import KeyRing
 from rewardsmith.serving.refusals import Refusal, refusal_of
 
 STATIC = Path(__file__).parent / "static"
+SCRIPTS = ("markdown.js", "outbox.js", "server.js", "ranking.js", "drawing.js", "told.js", "who.js", "label.js")
 FILES = {
     "/": ("label.html", "text/html; charset=utf-8"),
-    "/label.js": ("label.js", "text/javascript; charset=utf-8"),
-    "/outbox.js": ("outbox.js", "text/javascript; charset=utf-8"),
-    "/markdown.js": ("markdown.js", "text/javascript; charset=utf-8"),
+    **{f"/{name}": (name, "text/javascript; charset=utf-8") for name in SCRIPTS},
     "/label.css": ("label.css", "text/css; charset=utf-8"),
 }
 OPEN = frozenset({*FILES, "/favicon.ico", "/health"})  # need no key: they say nothing of anybody's texts
 MOST_HELD = 200
 Name = Annotated[str, Field(max_length=400)]
-PairId = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
+Number = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
 Key = Annotated[str, Field(min_length=8, max_length=64, pattern=r"^[0-9a-zA-Z-]+$")]
+Place = Annotated[int, Field(ge=1, le=MOST_ANSWERS, strict=True)]
+Answer = Annotated[int, Field(ge=0, lt=MOST_ANSWERS, strict=True)]
+AnswerPlaces = Annotated[list[Place], Field(min_length=2, max_length=MOST_ANSWERS)]
 
 
 class Asked(BaseModel):
-    """Who asks; `holding` are the pairs this page has in hand."""
+    """Who asks; `holding` are the numbers of the pairs and sets that this page has in hand."""
 
     model_config = ConfigDict(extra="forbid")
     annotator: Name
-    holding: Annotated[list[PairId], Field(max_length=MOST_HELD)] = []
+    holding: Annotated[list[Number], Field(max_length=MOST_HELD)] = []
 
 
-class Verdict(BaseModel):
-    """A verdict about the two sides as they were shown; `key` names this press and no other."""
+class Said(BaseModel):
+    """What is said of the answers as they were shown: a place for each, from the left on, or one word for all.
+
+    `key` names this press and no other.
+    """
 
     model_config = ConfigDict(extra="forbid")
     key: Key
     annotator: Name
-    comparison: PairId
-    verdict: Literal["left", "right", "tie", "skip", "flag"]
-    shown: Literal["ab", "ba"]
+    number: Number
+    verdict: Literal["ranked", "skip", "flag"]
+    places: AnswerPlaces | None = None
+    order: Annotated[list[Answer], Field(min_length=2, max_length=MOST_ANSWERS)]
     seconds: Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)] = 0.0
     at: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)] = 0.0
     note: Annotated[str, Field(max_length=10_000)] = ""
 
+    def said(self) -> list[int] | Literal["skip", "flag"]:
+        """DataError where it says both or neither."""
+        if self.verdict != "ranked" and self.places is None:
+            return self.verdict
+        if self.verdict == "ranked" and self.places is not None:
+            return self.places
+        raise DataError(f"verdict {self.verdict!r}: places are given with 'ranked', and with no other verdict")
+
 
 class Undo(BaseModel):
-    """Which label is taken back."""
+    """Which press is taken back."""
 
     model_config = ConfigDict(extra="forbid")
     key: Key
     annotator: Name
-    comparison: PairId
+    number: Number
 
 
 def create_app(desk: Desk, *, keys: KeyRing | None = None, hosts: Sequence[str] = (), log_requests: bool = True) -> App:
@@ -86,10 +100,11 @@ def create_app(desk: Desk, *, keys: KeyRing | None = None, hosts: Sequence[str] 
             raise Refusal("forbidden", f"this key is {name}'s, not {said}'s: sign in with the key of {said}")
         return said
 
-    def pair_for(annotator: str, leased: Leased | None) -> dict[str, Any] | None:
+    def for_page(annotator: str, leased: Leased | None) -> dict[str, Any] | None:
         if leased is None:
             return None
-        return on_page(leased.comparison, shown_order(desk.project, leased.comparison.id, annotator))
+        order = shown_order(desk.project, leased.comparison.id, annotator, len(leased.answers))
+        return on_page(leased, order)
 
     @api.get("/favicon.ico")
     @api.get("/health")
@@ -108,20 +123,20 @@ def create_app(desk: Desk, *, keys: KeyRing | None = None, hosts: Sequence[str] 
         }
 
     @api.post("/api/next", dependencies=[Depends(json_only)])
-    def next_pair(request: Request, body: Asked) -> dict[str, Any]:
+    def next_set(request: Request, body: Asked) -> dict[str, Any]:
         annotator = annotator_of(request, body.annotator)
         given = desk.next(annotator, body.holding)
-        pair = pair_for(annotator, given.leased)
-        return {"pair": pair, "waiting": given.waiting, "progress": desk.progress(annotator)}
+        shown = for_page(annotator, given.leased)
+        return {"set": shown, "waiting": given.waiting, "progress": desk.progress(annotator)}
 
     @api.post("/api/label", dependencies=[Depends(json_only)])
-    def label(request: Request, body: Verdict) -> dict[str, Any]:
+    def label(request: Request, body: Said) -> dict[str, Any]:
         annotator = annotator_of(request, body.annotator)
         kept = desk.label(
             annotator,
-            body.comparison,
-            body.verdict,
-            shown=body.shown,
+            body.number,
+            body.said(),
+            order=body.order,
             key=body.key,
             at=body.at,
             seconds=body.seconds,
@@ -132,8 +147,8 @@ def create_app(desk: Desk, *, keys: KeyRing | None = None, hosts: Sequence[str] 
     @api.post("/api/undo", dependencies=[Depends(json_only)])
     def undo(request: Request, body: Undo) -> dict[str, Any]:
         annotator = annotator_of(request, body.annotator)
-        pair = pair_for(annotator, desk.undo(annotator, body.key, body.comparison))
-        return {"pair": pair, "progress": desk.progress(annotator)}
+        shown = for_page(annotator, desk.undo(annotator, body.key, body.number))
+        return {"set": shown, "progress": desk.progress(annotator)}
 
     @api.post("/api/renew", dependencies=[Depends(json_only)])
     def renew(request: Request, body: Asked) -> dict[str, Any]:

@@ -1,10 +1,15 @@
-"""What stands behind the labelling page: pairs out, verdicts in, and how it goes.
+"""What stands behind the labelling page: answers out, rankings in, and how it goes.
+
+What is shown at once is a pair of answers, or a set of up to nine. Both have a number, and both come back as places: 1
+for the best, ties on one place. A pair is the ranking of two.
 
 A desk keeps nothing of its own that matters: leases and labels are in the store, on the disk before a request is
 answered, so that a server that dies has lost nothing and the next one goes on where it stopped.
 
-Which answer stands on the left is drawn for each pair and person, from a hash: the same again after a reload, and
-recorded with the label.
+In which order answers stand is drawn for each set and person, from a hash: the same again after a reload, and recorded
+with the labels.
+
+K  answers of a set
 """
 
 from __future__ import annotations
@@ -16,18 +21,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from rewardsmith.data.schema import Messages
 from rewardsmith.labelling.agreement import Agreement
 from rewardsmith.labelling.settings import PageLimits
-from rewardsmith.refresh.records import Comparison, Leased, Recorded, Verdict
+from rewardsmith.refresh import rankings
+from rewardsmith.refresh.records import Leased, Recorded
 from rewardsmith.refresh.store import Store
 
 Answer = TypeVar("Answer")
 OLDEST_S = 30 * 86400.0  # a label that waited longer in a browser gets the time it came
 CHEAP_S = 0.02
-SIDES = {"left": 0, "right": 1}
 
 
 class Fresh(Generic[Answer]):
@@ -56,7 +61,7 @@ class Fresh(Generic[Answer]):
 
 @dataclass(frozen=True)
 class Given:
-    """The next pair of an annotator; None where there is none, and then whether others hold the last ones."""
+    """The next set of an annotator; None where there is none, and then whether others hold the last ones."""
 
     leased: Leased | None
     waiting: bool
@@ -86,10 +91,10 @@ class Desk:
         assert name is not None, "it was just set"
         return name
 
-    # -- pairs ----------------------------------------------------------------------------------------------
+    # -- sets -----------------------------------------------------------------------------------------------
 
     def next(self, annotator: str, holding: Sequence[int]) -> Given:
-        """A pair that this annotator is not looking at yet, leased."""
+        """A set that this annotator is not looking at yet, leased; `holding` are the numbers of the others."""
         n = len(set(holding)) + 1
         leased = self.store.lease(annotator, now=time.time(), seconds=self.limits.lease_seconds, n=n)
         fresh = [one for one in leased if one.comparison.id not in holding]
@@ -103,42 +108,44 @@ class Desk:
 
     def release(self, annotator: str, holding: Sequence[int]) -> int:
         """Give leases back; returns how many."""
-        return sum(self.store.give_back(annotator, comparison_id) for comparison_id in set(holding))
+        return sum(self.store.give_back(annotator, number) for number in set(holding))
 
     # -- labels ---------------------------------------------------------------------------------------------
 
     def label(
         self,
         annotator: str,
-        comparison_id: int,
-        verdict: str,
+        number: int,
+        said: Sequence[int] | Literal["skip", "flag"],
         *,
-        shown: str,
+        order: Sequence[int],
         key: str,
         at: float,
         seconds: float,
         note: str,
     ) -> Recorded:
-        """Keep a verdict given as "left", "right", "tie", "skip" or "flag"; on the disk on return, once per key."""
+        """Keep what is said of a set: a place for each answer, from the left on, or one word for all; on the disk on
+        return, once per key. `order` says which answer stood where (`shown_order`).
+        """
         now = time.time()
-        kept = self.store.record_label(
-            comparison_id,
+        kept = self.store.record_ranking(
+            number,
             annotator,
-            stored_verdict(verdict, shown),
+            said if isinstance(said, str) else places_by_id(said, order),
             at=at if 0 <= now - at < OLDEST_S else now,
+            order=order,
             seconds=seconds,
-            shown=shown,
             note=note,
             key=key,
         )
-        self.n_labels += kept.fresh
+        self.n_labels += len(kept.labels) if kept.fresh else 0
         self.counts.forget()
         return kept
 
-    def undo(self, annotator: str, key: str, comparison_id: int) -> Leased | None:
-        """Take back the label of this key and lease its pair again; None where it does not hold (any more)."""
+    def undo(self, annotator: str, key: str, number: int) -> Leased | None:
+        """Take back what was said under this key and lease its set again; None where it does not hold (any more)."""
         undone = self.store.undo(
-            annotator, now=time.time(), seconds=self.limits.lease_seconds, comparison_id=comparison_id, key=key
+            annotator, now=time.time(), seconds=self.limits.lease_seconds, comparison_id=number, key=key
         )
         self.counts.forget()
         return undone
@@ -174,29 +181,33 @@ class Desk:
             self.refused[status] += 1
 
 
-def shown_order(project: str, comparison_id: int, annotator: str) -> str:
-    """Which answer stands left for this person: "ab" or "ba", by a fair coin that is the same each time."""
-    text = f"{project}\0{comparison_id}\0{annotator}"
-    return "ab" if hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=1).digest()[0] & 1 else "ba"
+def shown_order(project: str, number: int, annotator: str, k: int) -> list[int]:
+    """Which answer stands where for this person, from the left on: by a fair draw that is the same each time."""
+
+    def place(answer: int) -> bytes:
+        text = f"{project}\0{number}\0{annotator}\0{answer}"
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+    return sorted(range(k), key=place)
 
 
-def stored_verdict(verdict: str, shown: str) -> Verdict:
-    """A verdict about sides as one about the answers."""
-    if verdict in SIDES:
-        return "a" if shown[SIDES[verdict]] == "a" else "b"
-    return verdict  # type: ignore[return-value]  # the store refuses what is none
+def places_by_id(places_K: Sequence[int], order_K: Sequence[int]) -> list[int]:
+    """Places from the left on as places in the order of the answers' ids. DataError where either is none."""
+    rankings.check_order(order_K, len(order_K))
+    rankings.check_places(places_K, len(order_K))
+    by_answer = dict(zip(order_K, places_K, strict=True))
+    return [by_answer[answer] for answer in range(len(order_K))]
 
 
-def on_page(comparison: Comparison, shown: str) -> dict[str, Any]:
-    """A pair as the page shows it. Nothing says which policy gave which answer, or why the pair was proposed."""
-    left, right = (comparison.a, comparison.b) if shown == "ab" else (comparison.b, comparison.a)
+def on_page(leased: Leased, order: Sequence[int]) -> dict[str, Any]:
+    """A set as the page shows it. Nothing says which policy gave which answer, or why the set was proposed."""
+    prompt, answers = leased.comparison.prompt, leased.answers
     return {
-        "comparison": comparison.id,
-        "shown": shown,
-        "prompt": turns(comparison.prompt.messages),
-        "tools": None if comparison.prompt.tools is None else [dict(tool) for tool in comparison.prompt.tools],
-        "left": turns(left.messages),
-        "right": turns(right.messages),
+        "number": leased.comparison.id,
+        "order": list(order),
+        "prompt": turns(prompt.messages),
+        "tools": None if prompt.tools is None else [dict(tool) for tool in prompt.tools],
+        "answers": [turns(answers[answer].messages) for answer in order],
     }
 
 

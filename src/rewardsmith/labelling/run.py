@@ -11,13 +11,13 @@ from rewardsmith.errors import ConfigError
 from rewardsmith.labelling.app import create_app
 from rewardsmith.labelling.desk import Desk
 from rewardsmith.progress import say
-from rewardsmith.serving.gate import is_loopback
 from rewardsmith.serving.keys import KeyRing
 from rewardsmith.serving.run import (
     LOOPBACK_NAMES,
     PatientProtocol,
     Server,
     Started,
+    check_address,
     check_tls,
     config_of,
     listen,
@@ -44,11 +44,7 @@ def serve_page(
     Raises ConfigError for an address that others can reach without a key, and for one that cannot be listened on.
     """
     keys = keys or KeyRing()
-    if not keys and not is_loopback(host):
-        raise ConfigError(
-            f"--host {host}: others can reach this address, so each annotator needs a key: make them with "
-            "rewardsmith keys add NAME --file FILE and give --key-file FILE, or stay on 127.0.0.1"
-        )
+    check_address(host, keys)
     check_tls(tls_cert, tls_key)
     PatientProtocol.header_seconds = desk.limits.body_seconds
     hosts = () if keys else (*LOOPBACK_NAMES, host.strip("[]"), *allow_hosts)

@@ -62,7 +62,7 @@ def shown(url: sa.URL) -> str:
 def connect(url: sa.URL, *, create: bool, busy_s: float = BUSY_S) -> sa.Engine:
     """An engine whose database holds a store of this version.
 
-    StoreError where there is none and `create` is not set, where what is there is something else, and where a newer
+    StoreError where there is none and `create` is not set, where what is there is something else, and where another
     version wrote it.
     """
     if url.drivername == "sqlite":
@@ -121,11 +121,15 @@ def check_layout(engine: sa.Engine, url: sa.URL, *, create: bool) -> None:
         found = connection.execute(sa.select(meta.c.value).where(meta.c.name == "layout")).scalar()
     if found is None or not found.isdigit():
         raise StoreError(f"{shown(url)}: does not say which layout it has; restore a copy of it")
+    if int(found) == LAYOUT:
+        return
+    states = f"layout {found}; this one knows {LAYOUT}"
     if int(found) > LAYOUT:
-        raise StoreError(
-            f"{shown(url)}: was written by a newer version (layout {found}; this one knows {LAYOUT}); "
-            "update rewardsmith"
-        )
+        raise StoreError(f"{shown(url)}: was written by a newer version ({states}); update rewardsmith")
+    raise StoreError(
+        f"{shown(url)}: was written by an older version ({states}): go on with it, or make a new project and "
+        "ingest the answers again"
+    )
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 
 from rewardsmith.data.schema import Group, content_hash
 from rewardsmith.errors import ConfigError
-from rewardsmith.refresh.queue import group_of
+from rewardsmith.refresh.pairs import group_of
 from rewardsmith.refresh.records import JUDGED, Comparison, NewLabel, Source, Verdict, check_name
 from rewardsmith.refresh.store import Store
 from rewardsmith.scoring import Scorer

@@ -27,13 +27,13 @@ from rewardsmith.errors import ConfigError, DataError
 from rewardsmith.overoptimization.candidates import Pool, without_unscored
 from rewardsmith.overoptimization.policies import kl_from_base
 from rewardsmith.refresh import releases
-from rewardsmith.refresh.connect import AT_ONCE
 from rewardsmith.refresh.gate import GateOptions
 from rewardsmith.refresh.ingest import Into, ingest_groups, ingest_tilted, tilted_weights
 from rewardsmith.refresh.labellers import Labeller, label_open
 from rewardsmith.refresh.models import Open, gate_model, train_model
 from rewardsmith.refresh.project import Project
-from rewardsmith.refresh.propose import KINDS, ProposeOptions, Rewards, look, propose
+from rewardsmith.refresh.propose import ProposeOptions, look, propose
+from rewardsmith.refresh.reasons import KINDS, Rewards
 from rewardsmith.refresh.releasing import release_model
 from rewardsmith.refresh.rewards import score_missing
 from rewardsmith.refresh.sides import by_side, propose_tests
@@ -207,12 +207,12 @@ def propose_round(loop: Loop, round: int, options: ProposeOptions) -> dict[str, 
     """Propose pairs of the round's training prompts with the rewards of the release that its answers were drawn for.
 
     A round whose pairs were proposed is left as it is: proposing again would look for others in the place of those that
-    were passed over. Up to AT_ONCE pairs go into the store together, so that a kill leaves whole portions.
+    were passed over. All go into the store together, so a kill leaves all or none.
     """
     store, project = loop.store, loop.project
     options = replace(options, round=round, overlap_share=0.0)  # there is one labeller
     there = sum(n for kind, n in store.proposed(round).items() if kind in KINDS)
-    if there and (there % AT_ONCE or there >= options.budget):
+    if there:
         return {"added": 0, "before": there}
     seen, _ = by_side(store, look(store, options, project.base_policy))
     rewards, release = None, _drawn_for(loop, round)

@@ -88,23 +88,31 @@ class Project:
 
         `kind` is a keyword-only dataclass. ConfigError for a key that is no option and a value of another type.
         """
-        stated = self.table.get(step, {})
-        if not isinstance(stated, dict):
-            raise ConfigError(f"{self.folder / SETTINGS}: {step} is no table; write [{step}]")
         hints = typing.get_type_hints(kind)
-        known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+        stated = self.stated(step, {field.name: hints[field.name] for field in fields(kind)})  # type: ignore[arg-type]
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in stated.items()}
+        values |= {name: value for name, value in (given or {}).items() if value is not None}
+        return kind(**values)
+
+    def stated(self, step: str, hints: Mapping[str, Any]) -> dict[str, Any]:
+        """What the table of a step says, by the options' names. `hints` are their types.
+
+        ConfigError for a key that is no option and a value of another type.
+        """
+        table = self.table.get(step, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{self.folder / SETTINGS}: {step} is no table; write [{step}]")
         values = {}
-        for key, value in stated.items():
+        for key, value in table.items():
             name = key.replace("-", "_")
-            if name not in known:
+            if name not in hints:
                 raise ConfigError(f"{self.folder / SETTINGS}: [{step}] {key} is no option of this step")
             if not fits(value, hints[name]):
                 raise ConfigError(
                     f"{self.folder / SETTINGS}: [{step}] {key} = {value!r} has not the type of this option"
                 )
-            values[name] = tuple(value) if isinstance(value, list) else value
-        values |= {name: value for name, value in (given or {}).items() if value is not None}
-        return kind(**values)
+            values[name] = value
+        return values
 
 
 def fits(value: object, hint: Any) -> bool:

@@ -1,16 +1,14 @@
-"""Which pairs of a round are worth a label: a budget, shared among four reasons.
+"""Which pairs of a round are worth a label: a budget, shared among four reasons (`refresh.reasons`).
 
-    new-new    two answers of the new policy; first where the model's call is closest, 4 P (1 - P)
-    new-base   the new policy against the base policy; first where the model says the new answer gained most
-    contested  an answer whose reward is high for its prompt and whose spread over an ensemble's members is high too,
-               against the runner-up: where a wrong reward does most harm
-    random     drawn blindly among the new policy's pairs: what is usual there, whatever a model makes of it
+What one reason cannot use goes to the others. All are to train on: pairs of held-out prompts, which test, are drawn
+apart (`refresh.sides`). Left out: pairs proposed before, answers that nearly repeat each other, and pairs that nearly
+repeat one of this round or of their prompt (by runs of three words, `data.near`). Each draw depends on the seed and the
+texts' ids alone: proposing again adds what is missing to the budget and nothing else.
 
-Without rewards the first two are drawn at random; without spreads nothing is contested. What one reason cannot use goes
-to the others. All are to train on: pairs of held-out prompts, which test, are drawn apart (`refresh.sides`). Left out:
-pairs proposed before, answers that nearly repeat each other, and pairs that nearly repeat one of this round or of their
-prompt (by runs of three words, `data.near`). Each draw depends on the seed and the texts' ids alone: proposing again
-adds what is missing to the budget and nothing else.
+Where more than two answers are to be ranked together, a pair that was chosen for its reason is widened by others of the
+new policy's answers to its prompt, drawn blindly, to a set of K: K (K - 1) / 2 pairs of the budget
+(`refresh.rankings`). Shares go to whole sets as far as they reach; what is left of all shares together fills more whole
+sets, and last smaller ones, so that the budget is met to the pair.
 """
 
 from __future__ import annotations
@@ -23,17 +21,15 @@ from itertools import combinations
 from random import Random
 from typing import Any
 
-import numpy as np
-
 from rewardsmith.data.near import THRESHOLD, NearIndex, Runs, jaccard, word_runs
 from rewardsmith.data.schema import text_of
 from rewardsmith.data.split import unit_hash
 from rewardsmith.errors import ConfigError, DataError
-from rewardsmith.refresh.records import NewComparison
+from rewardsmith.refresh.rankings import n_pairs
+from rewardsmith.refresh.reasons import KINDS, Candidate, Look, Rewards, candidates, names_of
+from rewardsmith.refresh.records import MOST_ANSWERS, NewComparison
 from rewardsmith.refresh.store import Store
 
-KINDS = ("new-new", "new-base", "contested", "random")
-MOST_PAIRS = 10  # of one prompt and kind that are looked at, drawn at random
 MOST_REMEMBERED = 1000  # pairs of the round, the last ones, that new ones may not nearly repeat
 READ_AHEAD = 100  # pairs whose texts are fetched at once
 
@@ -60,8 +56,11 @@ class ProposeOptions:
     is."""
     random: float = 0.1
     """Share: drawn blindly, so that training sees what is usual, and not only what a model finds hard."""
+    answers: int = 2
+    """Answers that are ranked together on the labelling page, 2 to 9. More than 2: each chosen pair is widened by other
+    answers to its prompt; K answers are K (K - 1) / 2 pairs of the budget."""
     per_prompt: int = 2
-    """Most pairs of one prompt in a round."""
+    """Most pairs of one prompt in a round; with --answers, most sets."""
     overlap: int = 2
     """Labels by different annotators that are wanted of the pairs of --overlap-share; of the others, one."""
     overlap_share: float = 0.1
@@ -78,6 +77,8 @@ class ProposeOptions:
         ):  # fmt: skip
             if value < low:
                 raise ConfigError(f"--{name} {value}: give at least {low}")
+        if not 2 <= self.answers <= MOST_ANSWERS:
+            raise ConfigError(f"--answers {self.answers}: give 2 to {MOST_ANSWERS} answers to rank together")
         shares = self.shares
         if min(shares.values()) < 0 or not math.isfinite(sum(shares.values())) or sum(shares.values()) <= 0:
             raise ConfigError(f"shares {shares}: give numbers >= 0, not all 0")
@@ -91,48 +92,6 @@ class ProposeOptions:
     @property
     def shares(self) -> dict[str, float]:
         return dict(zip(KINDS, (self.new_new, self.new_base, self.contested, self.random), strict=True))
-
-
-@dataclass(frozen=True)
-class Look:
-    """What a proposal chooses from: for each prompt the new policy's answers, the base policy's, and old pairs."""
-
-    round: int
-    policies: tuple[str, ...]
-    base_policy: str
-    new: Mapping[int, Sequence[int]]
-    base: Mapping[int, Sequence[int]]
-    old: Mapping[int, Sequence[tuple[int, int]]]
-    proposed: Mapping[str, int]
-
-    def response_ids(self) -> list[int]:
-        """Ids of all answers that are looked at: the ones whose rewards help."""
-        return sorted({i for side in (self.new, self.base) for ids in side.values() for i in ids})
-
-
-@dataclass(frozen=True)
-class Rewards:
-    """Rewards of answers by one model: {response: (reward, spread or None)}; `temperature` makes gaps log-odds."""
-
-    model: str
-    of: Mapping[int, tuple[float, float | None]]
-    temperature: float = 1.0
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A pair with the reason for it. `gain` orders those of one kind."""
-
-    kind: str
-    prompt_id: int
-    a_id: int
-    b_id: int
-    gain: float
-    why: str
-
-    @property
-    def pair(self) -> tuple[int, int]:
-        return (self.a_id, self.b_id) if self.a_id < self.b_id else (self.b_id, self.a_id)
 
 
 def policies_of_round(
@@ -166,124 +125,6 @@ def look(store: Store, options: ProposeOptions, base_policy: str) -> Look:
         round, new, base_policy, store.drawn(prompts, new, round), base, store.compared(prompts),
         store.proposed(round),
     )  # fmt: skip
-
-
-# -- candidates -----------------------------------------------------------------------------------------------------
-
-
-def candidates(seen: Look, rewards: Rewards | None, seed: int) -> dict[str, list[Candidate]]:
-    """{kind: pairs that were not proposed before, the best first}."""
-    found: dict[str, list[Candidate]] = {kind: [] for kind in KINDS}
-    for prompt, new in seen.new.items():
-        old = set(seen.old.get(prompt, ()))
-        base = [i for i in seen.base.get(prompt, ()) if i not in new]
-        within = [pair for pair in combinations(new, 2) if pair not in old]
-        across = [(n, b) for n in new for b in base if (min(n, b), max(n, b)) not in old]
-        within, across = _some(within, prompt, seed), _some(across, prompt, seed)
-        found["new-new"] += [_new_new(seen, rewards, prompt, pair, seed) for pair in within]
-        found["new-base"] += [_new_base(seen, rewards, prompt, pair, seed) for pair in across]
-        found["random"] += [_random(seen, prompt, pair, seed) for pair in (within or across)[:1]]
-    if rewards is not None:
-        found["contested"] = _contested(seen, rewards)
-
-    # Ties of gain in an order of their own: not that of the ids.
-    def place(one: Candidate) -> tuple[float, float]:
-        return -one.gain, unit_hash(str(one.pair), seed)
-
-    return {kind: sorted(pairs, key=place) for kind, pairs in found.items()}
-
-
-def pairs_to_draw(seen: Look, prompt: int) -> list[tuple[int, int]]:
-    """The pairs that are drawn from blindly: of the new policy's answers, else of these against the base policy's."""
-    new = seen.new[prompt]
-    base = [i for i in seen.base.get(prompt, ()) if i not in new]
-    return list(combinations(new, 2)) or [(min(n, b), max(n, b)) for n in new for b in base]
-
-
-def _some(pairs: list[tuple[int, int]], prompt: int, seed: int) -> list[tuple[int, int]]:
-    """At most MOST_PAIRS of them, in a random order."""
-    return Random(f"{prompt}:{seed}").sample(pairs, min(len(pairs), MOST_PAIRS))
-
-
-def _gap(rewards: Rewards | None, a: int, b: int) -> float | None:
-    """How much higher the model rates a than b; None where it has not rated both."""
-    if rewards is None or a not in rewards.of or b not in rewards.of:
-        return None
-    return rewards.of[a][0] - rewards.of[b][0]
-
-
-def _new_new(seen: Look, rewards: Rewards | None, prompt: int, pair: tuple[int, int], seed: int) -> Candidate:
-    gap = _gap(rewards, *pair)
-    names = _names(seen)
-    if gap is None or rewards is None:
-        return Candidate("new-new", prompt, *pair, unit_hash(str(pair), seed), f"two answers of {names} to one prompt")
-    p = 1 / (1 + math.exp(-min(abs(gap) / rewards.temperature, 500.0)))
-    why = f"two answers of {names}; model {rewards.model} prefers one with P = {p:.2f}: " + (
-        "close to a coin toss, so a label tells it most" if p < 0.6 else "the closest calls come first"
-    )
-    return Candidate("new-new", prompt, *pair, 4 * p * (1 - p), why)
-
-
-def _new_base(seen: Look, rewards: Rewards | None, prompt: int, pair: tuple[int, int], seed: int) -> Candidate:
-    gap = _gap(rewards, *pair)
-    names = f"an answer of {_names(seen)} against one of the base policy {seen.base_policy}"
-    if gap is None or rewards is None:
-        return Candidate(
-            "new-base", prompt, *pair, unit_hash(str(pair), seed) - 1e9, f"{names}: is the new one better?"
-        )
-    said = f"{abs(gap):.2f} {'higher' if gap >= 0 else 'lower'}"
-    return Candidate(
-        "new-base", prompt, *pair, gap, f"{names}; model {rewards.model} rates it {said}: a label says whether it is so"
-    )
-
-
-def _random(seen: Look, prompt: int, pair: tuple[int, int], seed: int) -> Candidate:
-    why = f"drawn blindly among the answers of {_names(seen)}: what is usual there, whatever a model makes of it"
-    return Candidate("random", prompt, *pair, unit_hash(f"random {pair}", seed), why)
-
-
-def _contested(seen: Look, rewards: Rewards) -> list[Candidate]:
-    """For each prompt its most contested new answer against the runner-up; above the median in reward and in spread."""
-    rows = []
-    for prompt, new in seen.new.items():
-        rated = [i for i in new if i in rewards.of and rewards.of[i][1] is not None]
-        everyone = {i: rewards.of[i][0] for i in (*new, *seen.base.get(prompt, ())) if i in rewards.of}
-        if not rated or len(everyone) < 2:
-            continue
-        # Rewards of different prompts share no zero: a reward is high beside those of its own prompt.
-        middle = float(np.mean(list(everyone.values())))
-        rows += [(prompt, i, everyone[i] - middle, float(rewards.of[i][1] or 0.0)) for i in rated]
-    if len(rows) < 2:
-        return []
-    reward_R, std_R = (np.array([row[k] for row in rows], dtype=np.float64) for k in (2, 3))
-    above_R, unsure_R = _share_below(reward_R), _share_below(std_R)
-    best: dict[int, tuple[float, int, float, float]] = {}
-    for (prompt, i, _, _), above, unsure in zip(rows, above_R.tolist(), unsure_R.tolist(), strict=True):
-        if above > 0.5 and unsure > 0.5 and above + unsure > best.get(prompt, (0.0,))[0]:
-            best[prompt] = (above + unsure, i, above, unsure)
-    found = []
-    for prompt, (gain, i, above, unsure) in best.items():
-        old = set(seen.old.get(prompt, ()))
-        others = [j for j in {*seen.new[prompt], *seen.base.get(prompt, ())} if j != i and j in rewards.of]
-        others = [j for j in others if (min(i, j), max(i, j)) not in old]
-        if others:
-            rival = max(others, key=lambda j: (rewards.of[j][0], -j))
-            why = (
-                f"an answer of {_names(seen)} that model {rewards.model} rates high for its prompt (above "
-                f"{above:.0%} of the answers) while its members disagree (more than on {unsure:.0%}), against the "
-                "runner-up: a wrong reward would do most harm here"
-            )
-            found.append(Candidate("contested", prompt, i, rival, gain, why))
-    return found
-
-
-def _share_below(values_R: np.ndarray) -> np.ndarray:
-    """The share of the values that each one is above."""
-    return np.searchsorted(np.sort(values_R), values_R, side="left") / len(values_R)
-
-
-def _names(seen: Look) -> str:
-    return f"policy {seen.policies[0]}" if len(seen.policies) == 1 else f"policies {', '.join(seen.policies)}"
 
 
 # -- the choice -----------------------------------------------------------------------------------------------------
@@ -325,47 +166,90 @@ class Texts:
         return word_runs("\n\n".join(sorted((self.answer[a], self.answer[b]))))
 
 
-class Chooser:
-    """Takes candidates one by one, and refuses those that repeat what is there."""
+@dataclass(frozen=True)
+class Chosen:
+    """A pair with the answers it is ranked with, itself among them; two: the pair by itself."""
 
-    def __init__(self, seen: Look, texts: Texts, per_prompt: int) -> None:
-        self.seen, self.texts, self.per_prompt = seen, texts, per_prompt
+    seed: Candidate
+    answers: tuple[int, ...]
+
+    @property
+    def n_pairs(self) -> int:
+        return n_pairs(len(self.answers))
+
+
+class Chooser:
+    """Takes candidates one by one, widens them, and refuses those that repeat what is there."""
+
+    def __init__(self, seen: Look, texts: Texts, options: ProposeOptions) -> None:
+        self.seen, self.texts, self.options = seen, texts, options
         self.taken: dict[int, list[tuple[int, int]]] = {}
+        self.shown: dict[int, set[object]] = {}  # of each prompt, what is shown at once: pairs and sets
         self.index = NearIndex()
         self.places: list[tuple[int, int, int]] = []
         self.refused: dict[tuple[int, int], str] = {}
 
-    def take(self, one: Candidate) -> bool:
-        """Whether the pair is taken; what it is refused for is kept."""
-        if one.pair in self.taken.get(one.prompt_id, ()):  # for another reason
-            return False
-        if reason := self._refusal(one):
-            self.refused.setdefault(one.pair, reason)
-            return False
-        self.add(one.prompt_id, *one.pair)
-        return True
+    def take(self, one: Candidate, room: int, *, whole: bool) -> Chosen | None:
+        """The pair as it is taken, with others in at most `room` pairs; None where it is refused: why is kept.
 
-    def add(self, prompt: int, a: int, b: int) -> None:
+        With `whole`, what is left of a prompt after its first set is not taken in smaller ones.
+        """
+        if one.pair in self.taken.get(one.prompt_id, ()):  # for another reason
+            return None
+        if len(self.shown.get(one.prompt_id, ())) >= self.options.per_prompt:
+            reason = "prompt used up"
+        else:
+            reason = self._refusal(one.prompt_id, *one.pair)
+        if reason:
+            self.refused.setdefault(one.pair, reason)
+            return None
+        answers = self._widened(one, room)
+        wanted = self.options.answers
+        if whole and one.prompt_id in self.shown and len(answers) < wanted and room >= n_pairs(wanted):
+            self.refused.setdefault(one.pair, "too few answers of its prompt are left to rank with it")
+            return None
+        self.refused.pop(one.pair, None)
+        for a, b in combinations(answers, 2):
+            self.add(one.prompt_id, a, b, answers)
+        return Chosen(one, answers)
+
+    def add(self, prompt: int, a: int, b: int, shown_as: object) -> None:
         runs = self.texts.whole(prompt, a, b)
         self.index.add(len(self.places), runs, self.index.signature(runs))
         self.places.append((prompt, a, b))
         self.taken.setdefault(prompt, []).append((a, b))
+        self.shown.setdefault(prompt, set()).add(shown_as)
 
-    def _refusal(self, one: Candidate) -> str:
-        mine = self.taken.get(one.prompt_id, [])
-        if len(mine) >= self.per_prompt:
-            return "prompt used up"
-        if jaccard(word_runs(self.texts.answer[one.a_id]), word_runs(self.texts.answer[one.b_id])) >= THRESHOLD:
+    def _widened(self, one: Candidate, room: int) -> tuple[int, ...]:
+        """The pair's answers and others of the new policy, drawn blindly, of which no pair is there or repeats one."""
+        answers = list(one.pair)
+        if self.options.answers == 2:
+            return one.pair
+        seed = self.options.seed
+        others = sorted(self.seen.new[one.prompt_id], key=lambda i: unit_hash(f"{one.pair} {i}", seed))
+        self.texts.fetch((one.prompt_id, i, i) for i in others)
+        there = {*self.seen.old.get(one.prompt_id, ()), *self.taken.get(one.prompt_id, ())}
+        for i in others:
+            if len(answers) == self.options.answers or n_pairs(len(answers) + 1) > room:
+                break
+            new = [(min(i, j), max(i, j)) for j in answers]
+            if i not in answers and not there & set(new) and not any(self._refusal(one.prompt_id, *p) for p in new):
+                answers.append(i)
+        return tuple(sorted(answers))
+
+    def _refusal(self, prompt: int, a: int, b: int) -> str:
+        mine = self.taken.get(prompt, [])
+        if jaccard(word_runs(self.texts.answer[a]), word_runs(self.texts.answer[b])) >= THRESHOLD:
             return "two answers that are nearly the same"
-        answers = self.texts.answers(*one.pair)
-        before = [*self.seen.old.get(one.prompt_id, ()), *mine]
-        self.texts.fetch((one.prompt_id, a, b) for a, b in before)
-        if any(jaccard(answers, self.texts.answers(a, b)) >= THRESHOLD for a, b in before):
+        answers = self.texts.answers(a, b)
+        before = [*self.seen.old.get(prompt, ()), *mine]
+        self.texts.fetch((prompt, *pair) for pair in before)
+        if any(jaccard(answers, self.texts.answers(*pair)) >= THRESHOLD for pair in before):
             return "nearly repeats a pair of its prompt"
-        runs = self.texts.whole(one.prompt_id, *one.pair)
+        runs = self.texts.whole(prompt, a, b)
         like = self.index.find(runs, self.index.signature(runs))
         # A long prompt makes all its pairs alike; those were compared without it.
-        if like is not None and self.places[like][0] != one.prompt_id:
+        if like is not None and self.places[like][0] != prompt:
             return "nearly repeats a pair of the round"
         return ""
 
@@ -374,26 +258,30 @@ def propose(store: Store, seen: Look, options: ProposeOptions, rewards: Rewards 
     """Choose pairs and add them to the queue; ready for JSON.
 
     Keys: round, policies, base_policy, budget, before (pairs of the round that were there), added, kinds {kind: pairs
-    added}, candidates, passed_over {reason: pairs}, overlapping (pairs that several annotators label), prompts, model,
-    warnings.
+    added}, sets {answers ranked together: how many such sets}, candidates, passed_over {reason: pairs}, overlapping
+    (pairs that several annotators label), prompts, model, warnings.
     """
     before = sum(seen.proposed.get(kind, 0) for kind in KINDS)  # what was imported is no proposal
     ranked = candidates(seen, rewards, options.seed)
     want = quotas(options.budget, options.shares, seen.proposed)
     left = max(0, options.budget - before)
-    chooser = Chooser(seen, Texts(store), options.per_prompt)
+    chooser = Chooser(seen, Texts(store), options)
     if left:
         _remember(store, chooser, seen)
     streams = {kind: _fetched(chooser.texts, ranked[kind]) for kind in KINDS}
-    chosen: list[Candidate] = []
+    chosen: list[Chosen] = []
+    whole = n_pairs(options.answers)
     for kind in reversed(KINDS):  # random first: what the others take must not thin out what is drawn blindly
-        chosen += _first(streams[kind], chooser, min(want[kind], left - len(chosen)))
-    short = {kind: want[kind] - sum(one.kind == kind for one in chosen) for kind in KINDS}
-    for kind in sorted(KINDS, key=lambda kind: -options.shares[kind]):  # what others could not use
-        if options.shares[kind] > 0:
-            chosen += _first(streams[kind], chooser, left - len(chosen))
-    rows = _queue(chosen, seen.round, options)
-    added = store.add_comparisons(rows, now).new
+        room = min(want[kind], left - _pairs(chosen))
+        chosen += _first(streams[kind], chooser, room, whole) or _first(streams[kind], chooser, room, 1, most=1)
+    short = {kind: want[kind] - _pairs(chosen, kind) for kind in KINDS}
+    for least in sorted({whole, 1}, reverse=True):  # what others could not use: whole sets, then what is left
+        for kind in sorted(KINDS, key=lambda kind: -options.shares[kind]):
+            if options.shares[kind] > 0:
+                chosen += _first(streams[kind], chooser, left - _pairs(chosen), least)
+        streams = {kind: _fetched(chooser.texts, ranked[kind]) for kind in KINDS}  # smaller sets of what was refused
+    rows = _queue(chosen, seen, options)
+    added = store.add_sets(rows, now)
     return {
         "round": seen.round,
         "policies": list(seen.policies),
@@ -401,22 +289,34 @@ def propose(store: Store, seen: Look, options: ProposeOptions, rewards: Rewards 
         "budget": options.budget,
         "before": before,
         "added": added,
-        "kinds": {kind: sum(one.kind == kind for one in chosen) for kind in KINDS},
+        "kinds": {kind: _pairs(chosen, kind) for kind in KINDS},
+        "sets": {str(k): n for k, n in sorted(Counter(len(one.answers) for one in chosen).items())},
         "candidates": sum(map(len, ranked.values())),
         "passed_over": dict(Counter(chooser.refused.values())),
-        "overlapping": sum(row.overlap > 1 for row in rows),
+        "overlapping": sum(row.overlap > 1 for of_set in rows for row in of_set),
         "prompts": len(seen.new),
         "model": None if rewards is None else rewards.model,
-        "warnings": _warnings(seen, options, rewards, ranked, short, left - len(chosen)),
+        "warnings": _warnings(seen, options, rewards, ranked, short, left - _pairs(chosen)),
     }
 
 
-def _first(stream: Iterator[Candidate], chooser: Chooser, n: int) -> list[Candidate]:
-    """The next `n` candidates of a stream that are taken."""
-    found: list[Candidate] = []
-    while len(found) < n and (one := next(stream, None)) is not None:
-        if chooser.take(one):
-            found.append(one)
+def _pairs(chosen: Iterable[Chosen], kind: str | None = None) -> int:
+    """How many pairs they are; those that were chosen for one reason."""
+    return sum(one.n_pairs for one in chosen if kind in (None, one.seed.kind))
+
+
+def _first(
+    stream: Iterator[Candidate], chooser: Chooser, room: int, least: int, most: int | None = None
+) -> list[Chosen]:
+    """The next candidates of a stream that are taken, in at most `room` pairs, as long as `least` have room; at most
+    `most`.
+    """
+    found: list[Chosen] = []
+    whole = least > 1
+    while room >= least and len(found) != most and (one := next(stream, None)) is not None:
+        if (taken := chooser.take(one, room, whole=whole)) is not None:
+            found.append(taken)
+            room -= taken.n_pairs
     return found
 
 
@@ -431,25 +331,32 @@ def _fetched(texts: Texts, ranked: Sequence[Candidate]) -> Iterator[Candidate]:
 def _remember(store: Store, chooser: Chooser, seen: Look) -> None:
     """Put the round's pairs that are there already before the chooser: they are not to be repeated either."""
     there = store.pairs_of_round(seen.round, KINDS, MOST_REMEMBERED)
-    chooser.texts.fetch(there)
-    for prompt, a, b in there:
-        chooser.add(prompt, a, b)
+    chooser.texts.fetch((prompt, a, b) for prompt, a, b, _ in there)
+    for prompt, a, b, number in there:
+        chooser.add(prompt, a, b, number)
 
 
-def _queue(chosen: Sequence[Candidate], round: int, options: ProposeOptions) -> list[NewComparison]:
+def _queue(chosen: Sequence[Chosen], seen: Look, options: ProposeOptions) -> list[list[NewComparison]]:
     """The chosen pairs as they go into the queue: kinds mixed, later rounds first, some with several labels wanted."""
     rank: Counter[str] = Counter()
-    total = Counter(one.kind for one in chosen)
+    total = Counter(one.seed.kind for one in chosen)
     rows = []
     for one in chosen:
-        place = rank[one.kind] / total[one.kind]
-        rank[one.kind] += 1
-        several = unit_hash(f"overlap {one.pair}", options.seed) < options.overlap_share
+        of, kind = one.seed, one.seed.kind
+        place = rank[kind] / total[kind]
+        rank[kind] += 1
+        several = unit_hash(f"overlap {of.pair}", options.seed) < options.overlap_share
+        beside = (
+            f"ranked in one set with a pair that was chosen as {kind}: other answers of {names_of(seen)}, drawn blindly"
+        )
         rows.append(
-            NewComparison(
-                prompt_id=one.prompt_id, a_id=one.a_id, b_id=one.b_id, round=round, kind=one.kind, why=one.why,
-                score=round + 1 - place, overlap=options.overlap if several else 1,
-            )
+            [
+                NewComparison(
+                    prompt_id=of.prompt_id, a_id=a, b_id=b, round=seen.round, kind=kind, score=seen.round + 1 - place,
+                    why=of.why if (a, b) == of.pair else beside, overlap=options.overlap if several else 1,
+                )
+                for a, b in combinations(one.answers, 2)
+            ]
         )  # fmt: skip
     return rows
 
@@ -466,7 +373,8 @@ def _warnings(
     if rewards is None:
         said.append("no rewards: pairs are drawn at random within each share; name a model with --model")
     for kind in KINDS:
-        if short[kind] > 0 and options.shares[kind] > 0:
+        # Less than a set is left of most shares: it goes to whole sets of others, which is worth no words.
+        if short[kind] >= n_pairs(options.answers) and options.shares[kind] > 0:
             if kind == "contested" and not ranked[kind]:
                 why = "no model says how sure it is of these answers" if rewards is not None else "there are no rewards"
             elif kind == "new-base" and seen.base_policy in seen.policies:

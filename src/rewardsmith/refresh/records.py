@@ -21,6 +21,7 @@ Source = Literal["person", "judge", "gold"]
 VERDICTS: tuple[Verdict, ...] = ("a", "b", "tie", "skip", "flag")
 JUDGED: tuple[Verdict, ...] = ("a", "b", "tie")  # that say something of the order
 SOURCES: tuple[Source, ...] = ("person", "judge", "gold")
+MOST_ANSWERS = 9  # that are ranked together: one digit of the keyboard each
 LONGEST_NAME = 200
 LONGEST_NOTE = 10_000
 
@@ -95,7 +96,7 @@ class NewLabel:
 
     seconds  how long it took; None: not known
     shown    "ab": a stood left; "ba": b did
-    key      the sender's own name for this label: the same key again is the same label
+    key      the sender's own name for this label, or for the ranking that it is part of: the same key again is the same
     """
 
     comparison_id: int
@@ -169,15 +170,28 @@ class Comparison:
     given: int
     flags: int
     is_open: bool
+    set_id: int | None = None
+    """The number of the set of answers that it is ranked in; None: a pair by itself."""
 
 
 @dataclass(frozen=True)
 class Leased:
-    """A comparison that one annotator looks at until `until`."""
+    """What one annotator looks at until `until`: a pair, or all pairs among the answers of a set, by their ids."""
 
-    comparison: Comparison
+    comparisons: tuple[Comparison, ...]
     annotator: str
     until: float
+
+    @property
+    def comparison(self) -> Comparison:
+        """The pair; of a set, its first one, whose id is the set's number."""
+        return self.comparisons[0]
+
+    @property
+    def answers(self) -> tuple[Response, ...]:
+        """The answers, in the order of their ids."""
+        both = {answer.id: answer for pair in self.comparisons for answer in (pair.a, pair.b)}
+        return tuple(both[i] for i in sorted(both))
 
 
 @dataclass(frozen=True)
@@ -198,12 +212,21 @@ class Label:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A label as it was kept. `fresh` is False where the same one had been kept before: a message sent twice."""
+    """A label, or those that a ranking comes to, as kept.
 
-    label: Label
+    `fresh` is False where the same had been kept before: a message sent twice. `given` are the fewest labels that one
+    of the pairs has; `is_open` says whether one of them wants more.
+    """
+
+    labels: tuple[Label, ...]
     fresh: bool
     given: int
     is_open: bool
+
+    @property
+    def label(self) -> Label:
+        """The label; of a ranking, that of the first pair."""
+        return self.labels[0]
 
 
 @dataclass(frozen=True)

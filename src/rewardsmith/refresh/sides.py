@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from rewardsmith.data.schema import Group, Message, Messages
 from rewardsmith.data.split import side_of, unit_hash
 from rewardsmith.refresh.ingest import IMPORTED
-from rewardsmith.refresh.propose import Look, pairs_to_draw
+from rewardsmith.refresh.reasons import Look, pairs_to_draw
 from rewardsmith.refresh.records import NewComparison
 from rewardsmith.refresh.store import Store
 

@@ -7,9 +7,11 @@
         leased = store.lease_next("ann", now=now, seconds=600)
         store.record_label(leased.comparison.id, "ann", "a", at=now)
 
+Answers that are ranked together are a set: `add_sets`, `record_ranking`.
+
 Everything may be repeated: what is there already is not added again. Each method is one short transaction (adding many
-rows is several), so any number of processes and threads may use one store. Two annotators never hold the same pair
-beyond its `overlap`: leases are given one at a time.
+rows is several), so any number of processes and threads may use one store. Two annotators never hold the same pair or
+set beyond its `overlap`: leases are given one at a time.
 """
 
 from __future__ import annotations

@@ -3,11 +3,15 @@
     prompts ──< responses ──< draws                  which policy said it, in which round
                     │  └────< scores >── models      rewards, kept per model
                     └───────< comparisons ──< labels (people, a judge, gold; undone ones stay)
-                                         └──< leases (who looks at it now)
+                                │  └───────< leases (who looks at it now: a pair, or the set that it begins)
+                                └── set_id ──> comparisons
     models ──< gates, releases
 
 Times are seconds since 1970 (UTC). Texts are messages as JSON. `given`, `flags` and `is_open` of a comparison are
 worked out from its labels in the transaction that writes the label: the queue is read from one index.
+
+Answers that are ranked together are a set: all pairs among them have the number of the first of these pairs as their
+`set_id`; that of a pair by itself is null. A lease is of a whole set, under the same number.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ except ImportError:
         "the refresh store needs SQLAlchemy, which is not installed: pip install 'rewardsmith[refresh]'"
     ) from None
 
-LAYOUT = 1  # of these tables; a store of a higher number was written by a newer version
+LAYOUT = 2  # of these tables; a store of another number was written by another version
 
 metadata = sa.MetaData()
 
@@ -111,6 +115,7 @@ comparisons = sa.Table(
     _reference("prompts"),
     sa.Column("a_id", sa.ForeignKey("responses.id"), nullable=False),
     sa.Column("b_id", sa.ForeignKey("responses.id"), nullable=False),
+    sa.Column("set_id", sa.ForeignKey("comparisons.id")),  # the first pair of the answers ranked together
     sa.Column("round", sa.Integer, nullable=False),
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("why", sa.Text, nullable=False),
@@ -124,6 +129,10 @@ comparisons = sa.Table(
     sa.UniqueConstraint("prompt_id", "a_id", "b_id"),
     sa.Index("comparisons_counted", "round", "kind", "is_open", "given", "flags"),
 )
+sa.Index(
+    "comparisons_of_set", comparisons.c.set_id,
+    sqlite_where=sa.text("set_id IS NOT NULL"), postgresql_where=sa.text("set_id IS NOT NULL"),
+)  # fmt: skip
 sa.Index(
     "comparisons_open", comparisons.c.score.desc(), comparisons.c.id,
     sqlite_where=sa.text("is_open = 1"), postgresql_where=sa.text("is_open = 1"),
@@ -141,8 +150,9 @@ labels = sa.Table(
     sa.Column("shown", sa.String(2), nullable=False),  # "ab": a stood left; "ba": b did
     sa.Column("note", sa.Text, nullable=False),
     sa.Column("source", sa.String(8), nullable=False),
-    sa.Column("key", sa.Text, unique=True),  # the sender's own name for it: the same one twice is one label
+    sa.Column("key", sa.Text),  # the sender's own name for it: the same one twice is one label, or one ranking
     sa.Column("undone_at", sa.Float),
+    sa.UniqueConstraint("key", "comparison_id"),
 )
 sa.Index(
     "labels_live", labels.c.comparison_id, labels.c.annotator, unique=True,
@@ -166,7 +176,7 @@ sa.Index(
 leases = sa.Table(
     "leases",
     metadata,
-    _reference("comparisons", primary=True),
+    _reference("comparisons", primary=True),  # a pair by itself, or the first pair of a set
     sa.Column("annotator", sa.Text, primary_key=True),
     sa.Column("until", sa.Float, nullable=False),
     sa.Index("leases_by_annotator", "annotator", "until"),

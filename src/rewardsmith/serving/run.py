@@ -200,11 +200,11 @@ def config_of(
 
 
 def check_address(host: str, keys: KeyRing) -> None:
-    """ConfigError where others could reach the server without a key."""
+    """ConfigError where others could reach the server without a key: for `serve` and the labelling page."""
     if not is_loopback(host) and not keys:
         raise ConfigError(
-            f"--host {host}: others can reach this address, so keys are needed: give --key-file FILE "
-            "(rewardsmith keys add NAME --file FILE makes one) or --api-key, or stay on 127.0.0.1"
+            f"--host {host}: others can reach this address, so keys are needed, one for each who asks: make them "
+            "with rewardsmith keys add NAME --file FILE and give --key-file FILE, or stay on 127.0.0.1"
         )
 
 

@@ -1,162 +1,37 @@
 "use strict";
-// One pair at a time. What is decided goes into the outbox (outbox.js) and the next pair is shown at once; the outbox
-// sees to it that the server gets it. Texts are shown by markdown.js, which makes no markup of them.
+// One set of answers at a time: two, of which one key says which is better, or more, which are ranked pick by pick
+// (ranking.js). What is decided goes into the outbox (outbox.js) and the next set is shown at once; the outbox sees to it
+// that the server gets it.
 
-const SHORTEST_MS = 350; // before that, a key was meant for the pair before
-const MOST_FOLDED = 4; // turns of a prompt; of a longer one the earlier turns are folded
+const SHORTEST_MS = 350; // before that, a key was meant for the set before
 const HISTORY = 50;
 const TEAM_EVERY_MS = 10_000;
-const WORDS = { left: "Answer 1 is better", right: "Answer 2 is better", tie: "A tie", skip: "Skipped", flag: "Flagged" };
 
-const at = (id) => document.getElementById(id);
 const session = new Shelf("rewardsmith.label.");
 
-const me = { key: "", name: "" };
-const server = { project: "", needsKey: false, leaseSeconds: 600 };
-const now = { pair: null, next: null, shownAt: 0, seen: 0, seenSince: 0, raw: false, asking: null, done: [], back: null };
+// set: on the screen; next: fetched ahead; ranking: of the one on the screen; picks: what was picked of others, by number.
+const now = {
+  set: null, next: null, ranking: null, picks: new Map(), shownAt: 0, seen: 0, seenSince: 0, raw: false, asking: null,
+  done: [], back: null,
+};
 let outbox = null;
 let trouble = "";
 
-// -- the server ---------------------------------------------------------------------------------------------
+// -- which set ----------------------------------------------------------------------------------------------
 
-async function ask(path, body, more = {}) {
-  const headers = { "content-type": "application/json" };
-  if (me.key) headers.authorization = `Bearer ${me.key}`;
-  const options = body === undefined ? { headers } : { method: "POST", headers, body: JSON.stringify(body) };
-  let reply;
-  try {
-    reply = await fetch(path, { ...options, ...more, signal: more.keepalive ? undefined : AbortSignal.timeout(20_000) });
-  } catch {
-    throw new Error("The server does not answer.");
-  }
-  let answer = null;
-  try {
-    answer = await reply.json();
-  } catch {
-    // a proxy's page, or an answer that broke off
-  }
-  if (reply.ok && answer !== null) return answer;
-  const error = new Error(answer?.error?.message ?? `The server answers ${reply.status}.`);
-  error.status = reply.ok ? 502 : reply.status;
-  error.retryAfter = Number(reply.headers.get("retry-after")) || 0;
-  throw error;
-}
-
-// Asked until it is answered, or refused for good.
-async function askPatiently(path, body) {
-  for (let pause = FIRST_PAUSE_MS; ; pause = Math.min(2 * pause, LONGEST_PAUSE_MS)) {
-    try {
-      const answer = await ask(path, body);
-      say("");
-      return answer;
-    } catch (error) {
-      if (error.status && !AGAIN.has(error.status)) throw error;
-      say(error.message);
-      await sleep(Math.max(pause * (0.5 + Math.random() / 2), 1000 * (error.retryAfter ?? 0)));
-    }
-  }
-}
-
-// -- who ----------------------------------------------------------------------------------------------------
-
-async function begin() {
-  at("loading").hidden = true;
-  try {
-    me.key = sessionStorage.getItem("rewardsmith.key") ?? "";
-  } catch {
-    // asked for each time
-  }
-  let hello;
-  try {
-    hello = await askPatiently("/api/hello");
-  } catch (error) {
-    if (error.status !== 401) return alert_(error.message);
-    return signIn(true, me.key ? "The server does not know this key." : "");
-  }
-  server.project = hello.project;
-  server.needsKey = hello.needs_key;
-  server.leaseSeconds = hello.lease_seconds;
-  at("project").textContent = hello.title;
-  me.name = hello.annotator ?? session.get("name") ?? "";
-  if (!me.name) return signIn(false, "");
-  return enter();
-}
-
-function signIn(needsKey, problem) {
-  at("name-field").hidden = needsKey;
-  at("key-field").hidden = !needsKey;
-  only("sign-in");
-  at("verdict").hidden = false;
-  alert_(problem);
-  at(needsKey ? "key-input" : "name-input").focus();
-}
-
-function enter() {
-  alert_("");
-  at("name").textContent = me.name;
-  at("who").hidden = false;
-  at("team").hidden = false;
-  outbox?.close();
-  outbox = new Outbox(server.project, me.name, ask, { kept, refused, changed, unknown });
-  now.done = session.get(`done.${server.project}.${me.name}`) ?? [];
-  outbox.send();
-  changed("");
-  for (const name of outbox.refused.names()) told(outbox.refused.get(name));
-  forward();
-}
-
-function leave() {
-  giveBack();
-  outbox?.close();
-  outbox = null;
-  now.pair = now.next = now.asking = now.back = null;
-  me.key = me.name = "";
-  session.drop("name");
-  try {
-    sessionStorage.removeItem("rewardsmith.key");
-  } catch {
-    // nothing was kept
-  }
-  at("who").hidden = true;
-  at("team").hidden = true;
-  begin();
-}
-
-at("form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  if (at("key-field").hidden) {
-    const name = at("name-input").value.trim();
-    if (!name) return alert_("Give a name.");
-    me.name = name;
-    session.put("name", name);
-    return enter();
-  }
-  me.key = at("key-input").value.trim();
-  at("key-input").value = "";
-  try {
-    sessionStorage.setItem("rewardsmith.key", me.key);
-  } catch {
-    // asked for again after a reload
-  }
-  return begin();
-});
-at("leave").addEventListener("click", leave);
-
-// -- which pair ---------------------------------------------------------------------------------------------
-
-// Pairs that are this tab's business: on the screen, fetched ahead, or decided and still on their way.
+// Sets that are this tab's business: on the screen, fetched ahead, or decided and still on their way.
 const inHand = () => {
-  const waiting = outbox ? outbox.mine().map(([, entry]) => entry.body.comparison).filter(Boolean) : [];
-  return [...new Set([now.pair?.comparison, now.next?.comparison, ...waiting].filter(Boolean))];
+  const waiting = outbox ? outbox.mine().map(([, entry]) => entry.body.number).filter(Boolean) : [];
+  return [...new Set([now.set?.number, now.next?.number, ...waiting].filter(Boolean))];
 };
 
-async function fetchPair() {
+async function fetchSet() {
   const mine = outbox;
   const answer = await askPatiently("/api/next", { annotator: me.name, holding: inHand() });
   return mine === outbox ? answer : null;
 }
 
-// Show the pair that was fetched ahead, or the next one there is; then fetch one ahead.
+// Show the set that was fetched ahead, or the next one there is; then fetch one ahead.
 async function forward() {
   if (now.asking) return;
   if (now.next) {
@@ -166,15 +41,15 @@ async function forward() {
   const mine = outbox;
   now.asking = mine;
   try {
-    while (mine && mine === outbox && (!now.pair || !now.next)) {
-      const answer = await fetchPair();
+    while (mine && mine === outbox && (!now.set || !now.next)) {
+      const answer = await fetchSet();
       if (answer === null) return;
       counted(answer.progress);
-      if (answer.pair && !now.pair) show(answer.pair);
-      else if (answer.pair) now.next = answer.pair;
+      if (answer.set && !now.set) show(answer.set);
+      else if (answer.set) now.next = answer.set;
       else {
-        if (!now.pair) empty(answer);
-        if (now.pair) return;
+        if (!now.set) empty(answer);
+        if (now.set) return;
         await sleep(answer.waiting ? 3000 : 10_000);
         if (document.hidden) await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
       }
@@ -187,60 +62,38 @@ async function forward() {
   }
 }
 
-function show(pair) {
-  now.pair = pair;
+function show(set) {
+  now.set = set;
+  now.ranking = new Ranking(set.answers.length, now.picks.get(set.number));
+  now.picks.delete(set.number);
   now.shownAt = performance.now();
   now.seen = 0;
   now.seenSince = document.hidden ? 0 : now.shownAt;
+  const two = set.answers.length === 2;
+  at("ask").textContent = two ? "Which answer is better?" : "Rank the answers, best first";
+  at("verdicts").hidden = !two;
+  at("ranking").hidden = two;
   draw();
-  only("pair");
+  only("set");
   at("verdict").hidden = false;
   window.scrollTo(0, 0);
   at("ask").focus({ preventScroll: true });
   enable();
-  delete at("pair").dataset.ready;
-  at("pair").removeAttribute("aria-busy");
-  setTimeout(() => { if (now.pair === pair) at("pair").dataset.ready = ""; }, SHORTEST_MS + 10);
+  delete at("set").dataset.ready;
+  at("set").removeAttribute("aria-busy");
+  setTimeout(() => { if (now.set === set) at("set").dataset.ready = ""; }, SHORTEST_MS + 10);
 }
 
 // What is on the screen is decided: it takes no key any more.
 function clear() {
-  now.pair = null;
-  delete at("pair").dataset.ready;
-  at("pair").setAttribute("aria-busy", "true");
+  now.set = null;
+  delete at("set").dataset.ready;
+  at("set").setAttribute("aria-busy", "true");
 }
 
 function draw() {
-  const { pair, raw } = now;
-  at("pair").dataset.comparison = pair.comparison;
-  at("prompt").replaceChildren(...promptNodes(pair.prompt, raw), ...toolNodes(pair.tools));
-  at("first").replaceChildren(...turnNodes(pair.left, raw, "assistant"));
-  at("second").replaceChildren(...turnNodes(pair.right, raw, "assistant"));
-}
-
-function promptNodes(turns, raw) {
-  if (!turns.length) return [node("p", "soft", [node("i", "", "(none)")])];
-  const usual = turns.length === 1 ? "user" : null;
-  if (turns.length <= MOST_FOLDED) return turnNodes(turns, raw, usual);
-  const early = turns.slice(0, 1 - MOST_FOLDED);
-  const fold = node("details", "", [node("summary", "", `${early.length} earlier turns`), ...turnNodes(early, raw, null)]);
-  return [fold, ...turnNodes(turns.slice(1 - MOST_FOLDED), raw, null)];
-}
-
-// `usual`: the role that goes without saying where there is one turn.
-function turnNodes(turns, raw, usual) {
-  return turns.flatMap((turn) => {
-    const named = turns.length > 1 || turn.role !== usual;
-    const role = named ? [node("p", "role", plainText(turn.role))] : [];
-    const more = Object.keys(turn.more).length ? [shownText(JSON.stringify(turn.more, null, 1), true)] : [];
-    return [...role, shownText(turn.content, raw), ...more];
-  });
-}
-
-function toolNodes(tools) {
-  if (!tools?.length) return [];
-  const title = `${tools.length} tool${tools.length > 1 ? "s" : ""} the answer may use`;
-  return [node("details", "", [node("summary", "", title), shownText(JSON.stringify(tools, null, 1), true)])];
+  drawSet(now.set, now.raw, pick);
+  drawPlaces(now.ranking);
 }
 
 function empty({ waiting, progress }) {
@@ -249,7 +102,7 @@ function empty({ waiting, progress }) {
     ? "Each pair that is left is before somebody else just now. Should one come back, it appears here."
     : progress.total ? "Every pair has the labels it needs. Should more be proposed, they appear here." : "No pair has been proposed yet. They appear here when there are some.";
   at("empty-undo").hidden = !now.done.length;
-  delete at("pair").dataset.comparison;
+  delete at("set").dataset.number;
   const was = at("empty").hidden;
   only("empty");
   at("verdict").hidden = false;
@@ -259,32 +112,68 @@ function empty({ waiting, progress }) {
 
 // -- deciding -----------------------------------------------------------------------------------------------
 
-function decide(verdict, note = "") {
-  const pair = now.pair;
-  if (!pair || performance.now() - now.shownAt < SHORTEST_MS) return;
-  const key = newKey();
+const tooSoon = () => !now.set || performance.now() - now.shownAt < SHORTEST_MS;
+
+function decide(verdict, places, note = "") {
+  if (tooSoon()) return;
+  const { set } = now;
   const body = {
-    key,
+    key: newKey(),
     annotator: me.name,
-    comparison: pair.comparison,
+    number: set.number,
     verdict,
-    shown: pair.shown,
+    ...(places && { places }),
+    order: set.order,
     seconds: Math.round(seenMs() / 10) / 100,
     at: Date.now() / 1000,
     note,
   };
-  remember({ key, comparison: pair.comparison }, pair);
+  remember({ key: body.key, number: set.number, picks: now.ranking.picks }, set);
   clear();
   outbox.add("/api/label", body);
-  told_(`${WORDS[verdict]}.`);
+  told_(`${wordsOf(body)}.`);
   forward();
   enable();
 }
 
-// Done things by key, so that they can be undone; the last pair itself, to show it again at once.
-function remember(entry, pair) {
+const better = (places) => decide("ranked", places); // of two
+
+function pick(answer) {
+  if (tooSoon()) return;
+  const { ranking } = now;
+  const isTie = ranking.tie;
+  if (ranking.pick(answer)) ranked(`Answer ${answer + 1}: ${ordinal(ranking.places[answer])}${isTie ? ", a tie" : ""}.`);
+  else if (ranking.has(answer)) ranked(`Answer ${answer + 1} has its place. Backspace takes the last pick back.`);
+}
+
+function tie() {
+  if (tooSoon()) return;
+  if (now.ranking.toggleTie()) ranked(now.ranking.tie ? "The next pick is a tie with the last one." : "No tie.");
+  else ranked(now.ranking.whole ? "Every answer has its place." : "Pick an answer first, then its tie.");
+}
+
+function back() {
+  if (tooSoon()) return;
+  if (now.ranking.back()) ranked("Taken back.");
+}
+
+function send() {
+  if (tooSoon()) return;
+  const { whole, left, places } = now.ranking;
+  if (whole) decide("ranked", places);
+  else ranked(`No place yet: ${left.length > 1 ? "answers" : "answer"} ${left.map((answer) => answer + 1).join(", ")}.`);
+}
+
+// Say what changed, and show the places.
+function ranked(text) {
+  drawPlaces(now.ranking);
+  told_(text);
+}
+
+// Done things by key, so that they can be undone; the last set itself, to show it again at once.
+function remember(entry, set) {
   now.done = [...now.done, entry].slice(-HISTORY);
-  now.back = { key: entry.key, pair };
+  now.back = { key: entry.key, set };
   session.put(`done.${server.project}.${me.name}`, now.done);
 }
 
@@ -293,106 +182,59 @@ function undo() {
   if (!last || !outbox) return;
   now.done = now.done.slice(0, -1);
   session.put(`done.${server.project}.${me.name}`, now.done);
-  const again = now.back?.key === last.key ? now.back.pair : null;
+  const again = now.back?.key === last.key ? now.back.set : null;
   now.back = null;
-  // The pair on the screen becomes the next one; what was fetched ahead of it goes back to the others.
-  if (now.pair) {
-    if (now.next) release([now.next.comparison]);
-    now.next = now.pair;
+  // The set on the screen becomes the next one; what was fetched ahead of it goes back to the others.
+  if (now.set) {
+    if (now.next) release([now.next.number]);
+    aside();
   }
+  now.picks.set(last.number, last.picks);
   clear();
-  outbox.add("/api/undo", { key: last.key, annotator: me.name, comparison: last.comparison });
+  outbox.add("/api/undo", { key: last.key, annotator: me.name, number: last.number });
   told_("Undone. Decide it again.");
   if (again) show(again);
   else if (now.next) forward();
   enable();
 }
 
+// Another set goes first: this one is the next, with what was picked of it.
+function aside() {
+  now.picks.set(now.set.number, now.ranking.picks);
+  now.next = now.set;
+}
+
 function kept(entry, answer) {
   if (answer.progress) counted(answer.progress);
-  if (entry.path === "/api/undo" && answer.pair && !inHand().includes(answer.pair.comparison)) {
+  if (entry.path === "/api/undo" && answer.set && !inHand().includes(answer.set.number)) {
     // It is not in this page (any more, or decided anew and on its way): the server gave it again.
-    if (now.pair && !now.next) now.next = now.pair;
-    show(answer.pair);
+    if (now.set && !now.next) aside();
+    show(answer.set);
   }
-  if (entry.path === "/api/label" && !now.pair) forward();
+  if (entry.path === "/api/label" && !now.set) forward();
 }
 
 function refused(entry, error) {
   now.done = now.done.filter((done) => done.key !== entry.body.key);
   session.put(`done.${server.project}.${me.name}`, now.done);
   told({ ...entry, why: error.message });
-  if (!now.pair) forward();
+  if (!now.set) forward();
   enable();
 }
 
-// A label that the server will never take is said, and stays on this device until it was read.
-function told(entry) {
-  const what = entry.path === "/api/undo" ? "An undo" : `“${WORDS[entry.body.verdict]}” for pair ${entry.body.comparison}`;
-  alert_(`${what} was not taken: ${entry.why}`, () => {
-    outbox.refused.names().forEach((name) => outbox.refused.drop(name));
-  });
-}
-
-function unknown() {
-  signIn(true, "The server no longer knows this key. Your labels wait on this device.");
-}
-
-// -- what is said -------------------------------------------------------------------------------------------
+// -- what is on the screen -----------------------------------------------------------------------------------
 
 function only(shown) {
-  for (const id of ["sign-in", "pair", "empty"]) at(id).hidden = id !== shown;
+  for (const id of ["sign-in", "set", "empty"]) at(id).hidden = id !== shown;
 }
 
 function enable() {
-  const has = now.pair !== null && !at("pair").hidden;
-  document.querySelectorAll("[data-verdict], #flag").forEach((button) => { button.disabled = !has; });
+  const has = now.set !== null && !at("set").hidden;
+  document.querySelectorAll("#verdicts button, #ranking button, #skip, #flag").forEach((button) => { button.disabled = !has; });
+  if (has) drawPlaces(now.ranking);
   at("raw").disabled = !has;
   at("undo").disabled = !now.done.length || !at("sign-in").hidden;
   at("empty-undo").hidden = !now.done.length;
-}
-
-let last = "";
-function told_(text) {
-  last = text;
-  changed(trouble);
-}
-
-function changed(problem) {
-  trouble = problem;
-  const waiting = outbox ? outbox.mine().filter(([, entry]) => entry.path === "/api/label").length : 0;
-  const others = outbox ? outbox.ofOthers() : [];
-  const parts = [last];
-  if (trouble && waiting) parts.push(`${trouble} ${waiting} label${waiting > 1 ? "s are" : " is"} kept on this device and sent when it does.`);
-  else if (trouble) parts.push(`${trouble} Trying again.`);
-  if (others.length) parts.push(`This device holds labels of ${others.join(", ")}: sign in as ${others[0]} to send them.`);
-  if (outbox && waiting && !outbox.shelf.lasting) parts.push("This browser keeps nothing: leave the page open until they are sent.");
-  at("status").textContent = parts.filter(Boolean).join(" ");
-  at("status").dataset.unsent = outbox ? outbox.mine().length : 0;
-  at("status").classList.toggle("trouble", Boolean(trouble));
-}
-
-const say = (problem) => changed(problem);
-
-function alert_(text, then) {
-  at("alert").replaceChildren(...(text ? [text] : []));
-  if (text && then) {
-    const button = node("button", "plain", "dismiss");
-    button.type = "button";
-    button.addEventListener("click", () => {
-      then();
-      alert_("");
-    });
-    at("alert").append(" ", button);
-  }
-}
-
-function counted(progress) {
-  const { total, labelled, mine, flagged } = progress;
-  at("progress").max = Math.max(total, 1);
-  at("progress").value = labelled;
-  const aside = flagged ? `, ${flagged} flagged` : "";
-  at("counted").textContent = `${labelled} of ${total} pairs done${aside} · ${mine} label${mine === 1 ? "" : "s"} by you`;
 }
 
 async function team() {
@@ -405,32 +247,12 @@ async function team() {
   }
 }
 
-function teamNodes({ annotators, agreement }) {
-  const head = node("tr", "", ["", "decided", "ties", "skipped", "flagged"].map((text) => node("th", "", text)));
-  const rows = annotators.map((row) => node("tr", "", [
-    node("td", "", [node("bdi", "", row.name)]),
-    ...[row.a + row.b, row.tie, row.skip, row.flag].map((count) => node("td", "", String(count))),
-  ]));
-  const table = node("table", "", [node("thead", "", [head]), node("tbody", "", rows)]);
-  const lines = agreement.measures.map((row) => node("li", "", `${row.name}: ${interval(row)}`));
-  const words = agreement.n_pairs
-    ? `${agreement.n_pairs} pair${agreement.n_pairs > 1 ? "s" : ""} with labels of two or more. 1 is full agreement, 0 what chance gives; in brackets the 95% interval.`
-    : "No pair has two labels yet, so agreement is not known.";
-  return [table, node("h2", "", "Agreement"), node("p", "soft small", words), node("ul", "", lines)];
-}
-
-const fixed = (value) => (value < 0 ? "−" : "") + Math.abs(value).toFixed(2);
-function interval({ value, low, high }) {
-  if (value === null) return "cannot be said (everybody says the same of everything)";
-  return low === null ? fixed(value) : `${fixed(value)} [${fixed(low)}, ${fixed(high)}]`;
-}
-
 // -- keys, time, leaving ------------------------------------------------------------------------------------
 
 const seenMs = () => now.seen + (now.seenSince ? performance.now() - now.seenSince : 0);
 
 function openFlag() {
-  if (!now.pair) return;
+  if (!now.set) return;
   at("flag-note").value = "";
   at("flag-box").showModal();
 }
@@ -438,13 +260,13 @@ function openFlag() {
 function toggleRaw() {
   now.raw = !now.raw;
   at("raw").setAttribute("aria-pressed", String(now.raw));
-  if (now.pair) draw();
+  if (now.set) draw();
 }
 
+const OF_TWO_KEYS = { 1: () => better([1, 2]), 2: () => better([2, 1]), 0: () => better([1, 1]) };
+const OF_MORE_KEYS = { 0: tie, "=": tie, backspace: back, enter: send };
+for (let digit = 1; digit <= 9; digit += 1) OF_MORE_KEYS[digit] = () => pick(digit - 1);
 const KEYS = {
-  1: () => decide("left"),
-  2: () => decide("right"),
-  0: () => decide("tie"),
   s: () => decide("skip"),
   f: openFlag,
   u: undo,
@@ -456,18 +278,23 @@ document.addEventListener("keydown", (event) => {
   if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || !at("sign-in").hidden || !outbox) return;
   if (event.target.closest("input, textarea, select, dialog") || document.querySelector("dialog[open]")) return;
   if (!at("keys-on").checked) return;
-  const act = KEYS[event.key.toLowerCase()];
-  if (!act) return;
+  const name = event.key.toLowerCase();
+  const act = { ...KEYS, ...(now.set?.answers.length > 2 ? OF_MORE_KEYS : OF_TWO_KEYS) }[name];
+  if (!act || (name === "enter" && event.target.closest("button, summary, a"))) return;
   event.preventDefault();
   act();
 });
 
-document.querySelectorAll("[data-verdict]").forEach((button) => {
-  button.addEventListener("click", () => decide(button.dataset.verdict));
+document.querySelectorAll("#verdicts button").forEach((button) => {
+  button.addEventListener("click", OF_TWO_KEYS[button.getAttribute("aria-keyshortcuts")]);
 });
+at("tie").addEventListener("click", tie);
+at("back").addEventListener("click", back);
+at("send").addEventListener("click", send);
+at("skip").addEventListener("click", KEYS.s);
 at("flag").addEventListener("click", openFlag);
 at("flag-cancel").addEventListener("click", () => at("flag-box").close());
-at("flag-form").addEventListener("submit", () => decide("flag", at("flag-note").value.trim()));
+at("flag-form").addEventListener("submit", () => decide("flag", null, at("flag-note").value.trim()));
 at("undo").addEventListener("click", undo);
 at("empty-undo").addEventListener("click", undo);
 at("raw").addEventListener("click", toggleRaw);
@@ -487,7 +314,7 @@ document.addEventListener("visibilitychange", () => {
   }
 });
 
-// Who reads keeps the pair: without this, a lease runs out and somebody else gets it.
+// Who reads keeps the set: without this, a lease runs out and somebody else gets it.
 let renewed = performance.now();
 setInterval(() => {
   const held = inHand();
@@ -496,12 +323,12 @@ setInterval(() => {
   ask("/api/renew", { annotator: me.name, holding: held }).catch(() => {});
 }, 2000);
 
-function release(comparisons) {
-  if (comparisons.length) ask("/api/release", { annotator: me.name, holding: comparisons }, { keepalive: true }).catch(() => {});
+function release(numbers) {
+  if (numbers.length) ask("/api/release", { annotator: me.name, holding: numbers }, { keepalive: true }).catch(() => {});
 }
 
 function giveBack() {
-  release([now.pair?.comparison, now.next?.comparison].filter(Boolean));
+  release([now.set?.number, now.next?.number].filter(Boolean));
 }
 
 window.addEventListener("pagehide", () => { if (outbox) giveBack(); });
