@@ -11,7 +11,18 @@ from rewardsmith.data.schema import Message
 from rewardsmith.refresh.records import NewComparison, NewPrompt, NewResponse
 from rewardsmith.refresh.store import Store
 from tests.labelling.conftest import add_pairs, add_sets, page_at
-from tests.labelling.test_page import CONTRAST, HOSTILE, browser, opened, pressed, pytestmark, ready, sent, verdicts
+from tests.labelling.test_page import (
+    CONTRAST,
+    ELEMENTS,
+    HOSTILE,
+    browser,
+    opened,
+    pressed,
+    pytestmark,
+    ready,
+    sent,
+    verdicts,
+)
 
 __all__ = ["browser", "pytestmark"]
 
@@ -210,21 +221,7 @@ def test_hostile_answers_stay_texts(browser: Any, store: Store) -> None:
     with page_at(store) as page, opened(browser, page) as view:
         assert view.locator(".answer").count() == 9
         tags = view.eval_on_selector_all(".answer > div:last-child *", "all => [...new Set(all.map(e => e.localName))]")
-        assert set(tags) <= {
-            "div",
-            "p",
-            "code",
-            "pre",
-            "a",
-            "span",
-            "table",
-            "thead",
-            "tbody",
-            "tr",
-            "th",
-            "td",
-            "strong",
-        }
+        assert set(tags) <= ELEMENTS
         view.keyboard.type("123456789")
         pressed(view, "Enter")
         sent(view)
