@@ -28,6 +28,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -129,7 +130,7 @@ def train_one(args: argparse.Namespace, name: str, seed: int) -> Path:
     what = dict(options()[name])
     teacher = str(teacher_of(args)) if what.pop("teacher", False) else None
     output = file_of(args.work, name, seed, "")
-    if not (output / "reward_model.json").exists():
+    if not is_trained(args, name, seed):
         config = TrainConfig(
             data=(str(args.work / "train.jsonl"),),
             model=str(args.work / "base"),
@@ -153,6 +154,11 @@ def train_one(args: argparse.Namespace, name: str, seed: int) -> Path:
     return output
 
 
+def is_trained(args: argparse.Namespace, name: str, seed: int) -> bool:
+    """Whether the model's folder is there, which appears when it is whole."""
+    return (file_of(args.work, name, seed, "") / "reward_model.json").exists()
+
+
 def load(args: argparse.Namespace, folder: Path) -> Any:
     from rewardsmith.scorers import load_scorer
 
@@ -172,8 +178,6 @@ def keep_scores(args: argparse.Namespace, name: str, seed: int, found: dict[str,
     writing.write_text(json.dumps(found))
     os.replace(writing, target)
     if name != "plain" and not args.keep:
-        import shutil
-
         shutil.rmtree(output)
 
 
@@ -181,9 +185,7 @@ def score_together(args: argparse.Namespace) -> None:
     """Scores of all models that were trained and have none: what they share is computed once."""
     from rewardsmith.ensemble import join
 
-    known = [file_of(args.work, *task).exists() for task in tasks(args)]
-    there = [(file_of(args.work, *task, "") / "reward_model.json").exists() for task in tasks(args)]
-    left = [task for task, has, is_there in zip(tasks(args), known, there, strict=True) if is_there and not has]
+    left = [task for task in tasks(args) if is_trained(args, *task) and not file_of(args.work, *task).exists()]
     if not left:
         return
     folders = [str(file_of(args.work, *task, "")) for task in left]
@@ -195,6 +197,7 @@ def score_together(args: argparse.Namespace) -> None:
     together = Together(load(args, folder))
     for m, task in enumerate(left):
         keep_scores(args, *task, scores_of(args, Member(together, m)))
+    shutil.rmtree(folder)
 
 
 class Together:
@@ -279,8 +282,8 @@ def state(args: argparse.Namespace, name: str, seed: int) -> str:
     """ "done", "failed", "taken", "free", or "waits" for the models that teach it."""
     for end, word in ((".json", "done"), (".error", "failed"), (".claim", "taken")):
         if file_of(args.work, name, seed, end).exists():
-            trained = word == "taken" and args.train_layers is not None
-            return "done" if trained and (file_of(args.work, name, seed, "") / "reward_model.json").exists() else word
+            waits_for_scores = word == "taken" and args.train_layers is not None and is_trained(args, name, seed)
+            return "done" if waits_for_scores else word
     if not options()[name].get("teacher"):
         return "free"
     states = [state(args, "plain", s) for s in range(args.seeds)]
