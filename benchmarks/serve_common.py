@@ -8,6 +8,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +26,27 @@ from speed_common import alpaca_answers
 
 TOLERANCE = 1e-3  # of a reward: batches add up in different orders
 START_S = 120.0
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def request(
+    port: int, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, timeout: float = 120.0
+) -> tuple[int, bytes]:
+    """(status, answer) of a server on this machine, by a connection of its own; None is no body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        sent = None if body is None else json.dumps(body)
+        connection.request(method, path, sent, {"content-type": "application/json", **(headers or {})})
+        reply = connection.getresponse()
+        return reply.status, reply.read()
+    finally:
+        connection.close()
 
 
 class Server:
@@ -63,14 +85,7 @@ class Server:
         headers: dict[str, str] | None = None,
         timeout: float = 120.0,
     ) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
-        try:
-            sent = None if body is None else json.dumps(body)
-            connection.request(method, path, sent, {"content-type": "application/json", **(headers or {})})
-            reply = connection.getresponse()
-            return reply.status, reply.read()
-        finally:
-            connection.close()
+        return request(self.port, method, path, body, headers, timeout)
 
     def metric(self, name: str) -> float:
         """One sample of /metrics, with its labels as they are written there; 0 where it is not there."""

@@ -21,7 +21,6 @@ import atexit
 import http.client
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -34,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from rewardsmith.data.schema import Group
-from serve_common import Client, Server, ask_ours, body_of, offline, real_groups, serve_all
+from serve_common import Client, Server, ask_ours, body_of, free_port, offline, real_groups, serve_all
 from speed_common import machine, table, target
 
 START_S = 240.0
@@ -45,9 +44,7 @@ class Infinity:
     """`infinity_emb v2` as a process of its own, on one folder."""
 
     def __init__(self, python: Path, folder: str, environment: dict[str, str]) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         # The console script belongs to the environment; batches as large as its classifier makes them.
         command = [
             str(python.with_name("infinity_emb")), "v2", "--model-id", folder,

@@ -12,11 +12,9 @@ is above 1).
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -27,7 +25,7 @@ import numpy as np
 
 from rewardsmith.data.readers import read_groups
 from rewardsmith.data.schema import Group
-from serve_common import TOLERANCE, offline
+from serve_common import TOLERANCE, free_port, offline, request
 from speed_common import table
 
 NAME = "rm"
@@ -96,9 +94,7 @@ def version(python: str) -> str:
 
 def start(options: argparse.Namespace, log: Path) -> tuple[subprocess.Popen[bytes], int]:
     """A server that answers, and its port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [options.python, "-m", "vllm.entrypoints.cli.main", "serve", options.model, "--runner", "pooling"]
     command += ["--served-model-name", NAME, "--dtype", "float32", "--max-model-len", "1024", "--host", "127.0.0.1"]
     command += ["--port", str(port), *options.device_options.split()]
@@ -123,18 +119,6 @@ def ask(port: int, path: str, **body: Any) -> dict[str, Any]:
         raise SystemExit(f"{path}: {status}: {answer[:500].decode(errors='replace')}")
     found: dict[str, Any] = json.loads(answer)["data"][0]
     return found
-
-
-def request(port: int, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    try:
-        connection.request(
-            method, path, None if body is None else json.dumps(body), {"content-type": "application/json"}
-        )
-        reply = connection.getresponse()
-        return reply.status, reply.read()
-    finally:
-        connection.close()
 
 
 if __name__ == "__main__":
