@@ -57,8 +57,8 @@ def options() -> dict[str, dict[str, Any]]:
         "consistency 1": {"consistency": 1.0},
         "consistency 5": {"consistency": 5.0},
         "odin 1": {"odin": 1.0},
-        "odin 1, consistency 5": {"odin": 1.0, "consistency": 5.0},
-        "odin 1, consistency 5, text 0.05": {"odin": 1.0, "consistency": 5.0, "text_regularisation": 0.05},
+        "odin 1, consistency 1": {"odin": 1.0, "consistency": 1.0},
+        "odin 1, consistency 1, text 0.05": {"odin": 1.0, "consistency": 1.0, "text_regularisation": 0.05},
         "teacher": {"teacher": True},
     }
 

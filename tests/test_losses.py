@@ -19,6 +19,7 @@ from rewardsmith.errors import ConfigError
 from rewardsmith.losses import (
     bradley_terry,
     centring,
+    consistency,
     davidson,
     flipped_bradley_terry,
     odin,
@@ -39,7 +40,6 @@ from rewardsmith.training.objective import (
     ranking_of,
     step_weight,
 )
-from rewardsmith.training.twins import Twinned
 
 unhurried = settings(deadline=None, max_examples=50)  # a busy machine is no failure
 rewards = st.floats(-30, 30)
@@ -636,34 +636,45 @@ def test_gradients_of_both_correlations_by_finite_differences() -> None:
     assert torch.autograd.gradcheck(cost, (quality.requires_grad_(), head.requires_grad_()))
 
 
-def edited_group(name: str, **more: Any) -> Twinned:
-    """Two answers and an edit of the second."""
-    return Twinned(prompt=text(name), responses=(text("a"), text("b"), text("b!")), twins=((1, 2),), **more)
+def edits_of(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rewards, twins, weights and groups of 2, 3 and 1 answers; an edit of one of each of the first two."""
+    rewards_R = torch.randn(8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return rewards_R, torch.tensor([[1, 3], [2, 6]]), f64(0.25, 0.75), torch.tensor([0, 0, 0, 1, 1, 1, 1, 2])
 
 
-def test_edits_cost_their_squared_gap_averaged_over_the_steps_groups() -> None:
-    config = LossConfig(consistency=0.5)
-    groups = [
-        edited_group("x", preferences=(prefer(0, 1),)),
-        edited_group("y", preferences=(prefer(0, 1),), weight=3.0),
-    ]
-    rewards_R = f64(1.0, 0.0, 0.5, 2.0, -1.0, 1.0)
-    extra = loss_of(groups, rewards_R, config) - loss_of(groups, rewards_R, LossConfig())
-    assert extra == pytest.approx(0.5 * (1 * 0.25 + 3 * 4.0) / 4)
-    total = step_weight([*groups, group("plain", 2, prefer(0, 1))], config)
-    assert total.twins == 4.0, "a group without an edit does not thin out the others"
+def test_edits_cost_their_squared_gap_over_the_variance_within_groups() -> None:
+    """By numpy, group by group."""
+    rewards_R, twin_2E, weight_E, group_R = edits_of()
+    r = rewards_R.numpy()
+    gaps = 0.25 * (r[1] - r[2]) ** 2 + 0.75 * (r[3] - r[6]) ** 2
+    first, second = r[[0, 1]], r[[3, 4, 5]]
+    variance = (first.var(ddof=1) * 1 + second.var(ddof=1) * 2) / 3
+    assert consistency(rewards_R, twin_2E, weight_E, group_R).item() == pytest.approx(gaps / variance)
 
 
-def test_parts_of_a_step_add_up_with_edits() -> None:
-    config = LossConfig(consistency=1.0)
-    groups = [edited_group("x", preferences=(prefer(0, 1),)), edited_group("y", preferences=(prefer(1, 0),))]
-    rewards_R = torch.arange(6, dtype=torch.float64) ** 2
-    total = step_weight(groups, config)
-    parts = [
-        PreferenceLoss(config)(rewards_R[3 * g : 3 * g + 3], batch_of([one], config, total)).loss
-        for g, one in enumerate(groups)
-    ]
-    assert torch.stack(parts).sum().item() == pytest.approx(loss_of(groups, rewards_R, config))
+def test_the_scale_of_rewards_does_not_change_what_edits_cost() -> None:
+    """Nor has the gradient a part along them: nothing is gained by making all rewards smaller."""
+    rewards_R, twin_2E, weight_E, group_R = edits_of()
+    rewards_R.requires_grad_()
+    ratio = consistency(rewards_R, twin_2E, weight_E, group_R)
+    (gradient_R,) = torch.autograd.grad(ratio, rewards_R)
+    assert ratio.item() == pytest.approx(consistency(1e-3 * rewards_R + 5, twin_2E, weight_E, group_R).item(), rel=1e-5)
+    assert (gradient_R @ rewards_R.detach()).abs() < 1e-9 < gradient_R.abs().max()
+    assert torch.autograd.gradcheck(lambda r: consistency(r, twin_2E, weight_E, group_R), rewards_R)
+
+
+@pytest.mark.parametrize(
+    ("twins", "groups"),
+    [([[], []], [0, 0, 1, 1]), ([[0, 2], [1, 3]], [0, 0, 1, 1])],
+    ids=["no edits", "no two answers"],
+)
+def test_edits_without_anything_to_measure_them_by_cost_nothing(twins: list, groups: list) -> None:
+    rewards_R = f64(0.3, -1.0, 2.0, 4.0).requires_grad_()
+    twin_2E = torch.tensor(twins, dtype=torch.int64)
+    ratio = consistency(rewards_R, twin_2E, torch.full((twin_2E.shape[1],), 0.5), torch.tensor(groups))
+    (gradient_R,) = torch.autograd.grad(ratio, rewards_R)
+    assert ratio == 0
+    assert (gradient_R == 0).all()
 
 
 @pytest.mark.parametrize(

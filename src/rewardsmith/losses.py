@@ -1,4 +1,5 @@
-"""Losses over rewards: pure functions, one unreduced value per comparison.
+"""Losses over rewards: pure functions, one unreduced value per comparison; `odin` and `consistency`, which are no
+sums over comparisons, take the rows of a whole step.
 
 They are finite, with the right gradient, for any finite rewards, and compute in float32 at least whatever
 comes in. `training.objective` mixes them as a `LossConfig` says.
@@ -168,9 +169,25 @@ def centring(chosen_P: Tensor, rejected_P: Tensor) -> Tensor:
     return (_wide(chosen_P) + _wide(rejected_P)) ** 2
 
 
-def consistency(reward_E: Tensor, edited_E: Tensor) -> Tensor:
-    """(reward - reward after an edit that leaves the content alone)^2, one per edit."""
-    return (_wide(reward_E) - _wide(edited_E)) ** 2
+def consistency(rewards_R: Tensor, twin_2E: Tensor, weight_E: Tensor, group_R: Tensor) -> Tensor:
+    """What edits that leave the content alone do to rewards: their mean squared gap, in variances within a group.
+
+        ratio = sum_E weight_E (r(answer) - r(edit))^2 / var,   the loss of a step: log(1 + ratio)
+
+    A scalar. `twin_2E` holds rows, each answer above its edit; the weights sum to 1; `group_R` is the group of every
+    row. The variance is that of the answers that are no edits, pooled over groups. A ratio, as the gaps alone are least
+    where all rewards are the same, and a model finds that first; the logarithm, so that a step with hardly any
+    variance pulls no harder than another. 0, with zero gradient, where nothing is edited or no group has two answers.
+    """
+    rewards_R = _wide(rewards_R)
+    reward_E, edited_E = rewards_R[twin_2E]
+    counts_R = torch.ones_like(rewards_R).index_fill_(0, twin_2E[1], 0.0)
+    rest_R = counts_R * _less_mean(rewards_R, group_R, counts_R)
+    n_groups = rewards_R.new_zeros(len(group_R)).index_fill_(0, group_R, 1.0).sum()
+    freedom = counts_R.sum() - n_groups
+    variance = (rest_R * rest_R).sum() / freedom.clamp_min(1.0)
+    ratio = (weight_E * (reward_E - edited_E) ** 2).sum() / (variance + TINY)
+    return torch.where(freedom > 0, ratio, 0.0)
 
 
 def within_correlation(x_R: Tensor, y_R: Tensor, group_R: Tensor) -> Tensor:
@@ -178,7 +195,7 @@ def within_correlation(x_R: Tensor, y_R: Tensor, group_R: Tensor) -> Tensor:
 
     A scalar; 0, with zero gradient, where one of the two does not vary within any group.
     """
-    x_R, y_R = (_less_mean(values, group_R) for values in (_wide(x_R), _wide(y_R)))
+    x_R, y_R = (_less_mean(values, group_R, torch.ones_like(values)) for values in (_wide(x_R), _wide(y_R)))
     return (x_R * y_R).sum() / ((x_R * x_R).sum() * (y_R * y_R).sum() + TINY).sqrt()
 
 
@@ -230,10 +247,11 @@ def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _less_mean(values_R: Tensor, group_R: Tensor) -> Tensor:
+def _less_mean(values_R: Tensor, group_R: Tensor, counts_R: Tensor) -> Tensor:
+    """Each value less the mean of its group's values, those that count (1, else 0)."""
     n_groups = int(group_R.shape[0])  # no group has a higher number than there are rows: no device sync
-    sum_G = values_R.new_zeros(n_groups).index_add_(0, group_R, values_R)
-    n_G = values_R.new_zeros(n_groups).index_add_(0, group_R, torch.ones_like(values_R))
+    sum_G = values_R.new_zeros(n_groups).index_add_(0, group_R, counts_R * values_R)
+    n_G = values_R.new_zeros(n_groups).index_add_(0, group_R, counts_R)
     return values_R - (sum_G / n_G.clamp_min(1))[group_R]
 
 

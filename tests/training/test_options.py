@@ -139,11 +139,12 @@ def test_a_step_with_everything_has_the_gradient_of_its_formula(config):
     model, sides, batch = run.models[0], run.sides[0], pack(items)
     features_RH = model.features(batch)
     quality_R, length_R = model.read(features_RH), sides.length_head(features_RH)[:, 0]
-    loss = torch.zeros(())
+    loss, squared, spread = torch.zeros(3)
     own, logs, group_R, nll = 0, [], [], []
     for g, item in enumerate(items):
         ((a, b),) = item.group.twins if isinstance(item.group, Twinned) else ((0, 0),)
-        loss = loss + (quality_R[own + a] - quality_R[own + b]) ** 2 / sum(isinstance(x, Twinned) for x in groups)
+        squared = squared + (quality_R[own + a] - quality_R[own + b]) ** 2 / sum(isinstance(x, Twinned) for x in groups)
+        spread = spread + (quality_R[own] - quality_R[own + 1]) ** 2 / 2 / len(groups)
         gap = (quality_R + length_R)[own] - (quality_R + length_R)[own + 1]
         loss = loss + torch.nn.functional.softplus(-gap) / len(groups)
         start = run.starts[id(item)]
@@ -158,6 +159,7 @@ def test_a_step_with_everything_has_the_gradient_of_its_formula(config):
         own += len(item.token_ids)
     first, second = odin(quality_R, length_R, torch.tensor(logs).float(), torch.tensor(group_R))
     overlap = torch.cosine_similarity(model.value_head.weight, sides.length_head.weight).abs()[0]
+    loss = loss + torch.log(1 + squared / spread)
     (0.9 * (loss + first.abs() - second + overlap) + 0.1 * torch.stack(nll).mean()).backward()
     found = gradients(config)
     scale = max(g.abs().max() for g in found.values())
@@ -290,6 +292,23 @@ def test_a_group_that_does_not_fit_with_its_edit_goes_without(config, tmp_path, 
         assert 0 < n_edited < 16
         assert f"{16 - n_edited} groups go without" in capsys.readouterr().err
         assert run.renderer.report.groups == 16
+
+
+@pytest.mark.parametrize(
+    ("row", "loss", "said"),
+    [
+        ({"prompt": "q", "chosen": "  ", "rejected": ""}, LossConfig(consistency=1.0), "none of the edits applies"),
+        (
+            {"prompt": "q", "response": "yes, it is", "rating": 1.0},
+            LossConfig(consistency=1.0, objective="none", regression=1.0),
+            "no prompt has two answers",
+        ),
+    ],
+)
+def test_consistency_without_anything_to_hold_together_is_said(config, tmp_path, row, loss, said):
+    data = write(tmp_path / "none.jsonl", [row | {"prompt": f"q {i}"} for i in range(4)])
+    with pytest.raises(DataError, match=said):
+        train(replace(config, data=(data,), loss=loss), quiet=True)
 
 
 def test_consistency_takes_the_effect_of_padding_away(config, tmp_path):

@@ -140,7 +140,7 @@ class TrainConfig:
             raise ConfigError("--train-layers 0 leaves no layer for --lora-rank to adapt")
         if self.shard and (self.members > 1 or self.quantize != "none" or self.precision == "float16"):
             raise ConfigError("--shard goes with one member, whole weights, and float32 or bfloat16")
-        if self.shard and self.loss.needs_sides:
+        if self.shard and (self.loss.odin or self.loss.text_regularisation):
             raise ConfigError(
                 "--shard does not go with --odin or --text-regularisation, which have weights of their own"
             )

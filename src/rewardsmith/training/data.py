@@ -110,7 +110,12 @@ def _encode_edited(useful: Sequence[Group], renderer: Renderer, config: TrainCon
             counts[kind] += 1
             renderer.report.groups += 1
             renderer.report.responses_cut += n_cut
-    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items())) or "none"
+    if not kept or all(len(group.responses) == 1 for group in useful):
+        reason = (
+            "none of the edits applies to any group" if not kept else "no prompt has two answers to measure them by"
+        )
+        raise DataError(f"--consistency has nothing to hold together in {', '.join(config.data)}: {reason}")
+    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))
     return kept, f"edits that should change nothing: {kinds}; {len(useful) - len(kept)} groups go without"
 
 

@@ -112,17 +112,17 @@ class Run:
         self.losses = [PreferenceLoss(config.loss).to(self.accelerator.device) for _ in self.models]
         self.sides = make_sides(self.models, base, config)
         self.starts: dict[int, int] = {}  # id(group) -> where its answers begin
-        trained: list[torch.nn.Module] = list(self.models)
-        if config.loss.needs_sides:
-            trained = [Trained(model, sides) for model, sides in zip(self.models, self.sides, strict=True)]
+        self.trained: list[Any] = list(self.models)
+        if config.loss.has_side_terms:
+            self.trained = [Trained(model, sides) for model, sides in zip(self.models, self.sides, strict=True)]
             encoded = self.train_data.encoded
             self.starts = dict(zip(map(id, encoded), self.renderer.prompt_lengths(encoded), strict=True))
-        self.optimizer = make_optimizer(trained, self.losses, config)
+        self.optimizer = make_optimizer(self.trained, self.losses, config)
         if self.sharded:
-            self.parallel: list[Any] = self.models  # the optimiser holds the split weights already
+            self.parallel = self.trained  # the optimiser holds the split weights already
             self.optimizer = self.accelerator.prepare(self.optimizer)
         else:
-            *self.parallel, self.optimizer = self.accelerator.prepare(*trained, self.optimizer)
+            *self.parallel, self.optimizer = self.accelerator.prepare(*self.trained, self.optimizer)
         self.modules = {f"{kind}{m or ''}": module for m, parts in enumerate(zip(self.models, self.losses, self.sides))
                         for kind, module in zip(("model", "loss", "sides"), parts)}  # fmt: skip
         self.cache = self._trunk_cache()
@@ -263,7 +263,7 @@ class Run:
         world = accelerator.num_processes
         mine = dealt(batches, accelerator.process_index, world)
         self.meter.begin(step + 1)
-        side = SideStep(self, items, mine, n_batches=len(batches)) if config.loss.needs_sides else None
+        side = SideStep(self, items, mine, n_batches=len(batches)) if config.loss.has_side_terms else None
         for n, (members, counts) in enumerate(mine):
             part = [items[i] for i in members]
             packed = pack(part)

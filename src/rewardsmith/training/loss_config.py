@@ -45,8 +45,9 @@ class LossConfig:
     flips is that on clean labels, and whose single values are unbounded."""
 
     consistency: float = 0.0
-    """Weight of (reward of an answer - reward of the same answer after an edit that leaves its content alone)^2. One
-    answer of each group is edited, which makes one more row of it. 1 is a start."""
+    """Weight of log(1 + ratio): squared gaps between an answer and the same after an edit that leaves its content
+    alone, over the variance of rewards within a prompt. One answer of each group is edited, which makes one more row of
+    it. 1 is a start."""
 
     consistency_kinds: tuple[EditKind, ...] = ("padding", "list", "bold", "praise")
     """With --consistency: sentences that say nothing, the answer twice over, bullets, bold words, a compliment."""
@@ -89,6 +90,6 @@ class LossConfig:
             raise ConfigError("flip rate goes with objective bradley-terry, ties soft or drop, and no margins")
 
     @property
-    def needs_sides(self) -> bool:
-        """Whether training adds something to the model itself: a second head, or a reading of its text."""
-        return bool(self.odin or self.text_regularisation)
+    def has_side_terms(self) -> bool:
+        """Whether a step's loss has terms beside the comparisons: a head for length, edits, the text itself."""
+        return bool(self.odin or self.consistency or self.text_regularisation)

@@ -30,7 +30,6 @@ from rewardsmith.losses import (
     NO_RESPONSE,
     bradley_terry,
     centring,
-    consistency,
     davidson,
     flipped_bradley_terry,
     pair_weights,
@@ -41,15 +40,13 @@ from rewardsmith.losses import (
     unflip,
 )
 from rewardsmith.training.loss_config import LossConfig
-from rewardsmith.training.twins import twins_of
 
 
 class StepWeight(NamedTuple):
-    """Divisors of one optimiser step: weights of its groups that have pairs, that have ratings, and edited answers."""
+    """Divisors of one optimiser step: weights of its groups that have pairs, and that have ratings."""
 
     pairs: float
     ratings: float
-    twins: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,9 +66,6 @@ class PairBatch:
     ratings_R              rating as labelled, NaN where there is none
     rating_weight_R        the rating's share of the step, 0 where there is none
     group_of_R             group within the batch; -1 for rows that belong to none
-    twin_2E                int64 rows: an answer, and the same after an edit that leaves its content alone
-    twin_weight_E          the edit's share of the step
-    group_of_E             group within the batch
     n_groups               G
     """
 
@@ -89,9 +83,6 @@ class PairBatch:
     ratings_R: Tensor
     rating_weight_R: Tensor
     group_of_R: Tensor
-    twin_2E: Tensor
-    twin_weight_E: Tensor
-    group_of_E: Tensor
     n_groups: int
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PairBatch:
@@ -107,7 +98,6 @@ def step_weight(groups: Sequence[Group], config: LossConfig) -> StepWeight:
     return StepWeight(
         pairs=math.fsum(group.weight for group in groups if usable_preferences(group, config)),
         ratings=math.fsum(group.weight for group in groups if _n_rated(group)),
-        twins=math.fsum(group.weight for group in groups if twins_of(group)),
     )
 
 
@@ -122,11 +112,11 @@ def make_pair_batch(
     """The statements of `groups`, whose responses are rows first_row[g], first_row[g] + 1, ... of rewards_R.
 
     `total_weight` is `step_weight` of all groups of the optimiser step, not only of these; a float is
-    taken for all divisors. Preferences of weight zero, and ties where config.ties is "drop", are left
+    taken for both divisors. Preferences of weight zero, and ties where config.ties is "drop", are left
     out. A margin on a tie means nothing and is ignored. On the CPU; use `.to(device)`.
     """
     assert len(groups) == len(first_row)
-    divisor = total_weight if isinstance(total_weight, StepWeight) else StepWeight(*(total_weight,) * 3)
+    divisor = total_weight if isinstance(total_weight, StepWeight) else StepWeight(*(total_weight,) * 2)
     found = [(g, p) for g, group in enumerate(groups) for p in usable_preferences(group, config)]
     assert divisor.pairs > 0 or not found, "total_weight is that of the whole step, these groups included"
     rankings = _rankings(groups, config)
@@ -144,7 +134,6 @@ def make_pair_batch(
         group_of_P=group_of_P,
         **_ranking_tensors(groups, first_row, rankings, divisor.pairs, dtype),
         **_rating_tensors(groups, first_row, divisor.ratings, dtype),
-        **_twin_tensors(groups, first_row, divisor.twins, dtype),
         n_groups=len(groups),
     )
 
@@ -241,19 +230,6 @@ def _rating_tensors(
     return {"ratings_R": ratings_R, "rating_weight_R": weight_R.to(dtype), "group_of_R": group_of_R}
 
 
-def _twin_tensors(
-    groups: Sequence[Group], first_row: Sequence[int], total_weight: float, dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """An edit's weight is its group's, over the group's number of edits."""
-    found = [(g, twin) for g, group in enumerate(groups) for twin in twins_of(group)]
-    weights = [groups[g].weight / len(twins_of(groups[g])) / total_weight for g, _ in found]
-    return {
-        "twin_2E": torch.stack([_ints(first_row[g] + twin[side] for g, twin in found) for side in (0, 1)]),
-        "twin_weight_E": torch.tensor(weights, dtype=dtype),
-        "group_of_E": _ints(g for g, _ in found),
-    }
-
-
 def _n_rated(group: Group) -> int:
     return sum(rating is not None for rating in group.ratings or ()) if group.weight > 0 else 0
 
@@ -302,12 +278,8 @@ class PreferenceLoss(torch.nn.Module):
         learns_ties = config.ties in ("rao-kupper", "davidson")
         self.tie_raw = torch.nn.Parameter(torch.zeros(())) if learns_ties else None
 
-    def forward(self, rewards_R: Tensor, batch: PairBatch, served_R: Tensor | None = None) -> LossOutput:
-        """The batch's part of the step's loss, without a device sync.
-
-        `served_R` are the rewards that the artifact will give, where what is compared with the labels is more than
-        that (two heads): an edit must not move those.
-        """
+    def forward(self, rewards_R: Tensor, batch: PairBatch) -> LossOutput:
+        """The batch's part of the step's loss, without a device sync."""
         rewards_R = rewards_R.to(torch.promote_types(rewards_R.dtype, torch.float32))
         chosen_P, rejected_P = rewards_R[batch.chosen_P], rewards_R[batch.rejected_P]
         parts = [(self._pair_terms(chosen_P, rejected_P, batch) * batch.weight_P, batch.group_of_P)]
@@ -316,17 +288,11 @@ class PreferenceLoss(torch.nn.Module):
             parts.append((ranking_N * batch.ranking_weight_N, batch.group_of_N))
         if self.config.regression:
             parts.append((self._rating_terms(rewards_R, batch), batch.group_of_R.clamp_min(0)))
-        terms: dict[str, Tensor] = {}
-        if self.config.consistency:
-            edits_E = self._edit_terms(rewards_R if served_R is None else served_R, batch)
-            parts.append((self.config.consistency * edits_E, batch.group_of_E))
-            terms["consistency"] = edits_E.detach().sum()
         loss = torch.stack([part.sum() for part, _ in parts]).sum()
         group_loss_G = loss.detach().new_zeros(batch.n_groups)
         for part, group_of in parts:
             group_loss_G.index_add_(0, group_of, part.detach())
-        figures = _figures((chosen_P - rejected_P).detach(), batch)
-        return LossOutput(loss, group_loss_G, **figures, terms=terms)
+        return _output(loss, group_loss_G, (chosen_P - rejected_P).detach(), batch)
 
     def _pair_terms(self, chosen_P: Tensor, rejected_P: Tensor, batch: PairBatch) -> Tensor:
         loss_P = torch.where(batch.ranked_P, 0.0, self._compare(chosen_P, rejected_P, batch))
@@ -354,18 +320,16 @@ class PreferenceLoss(torch.nn.Module):
         squared_R = regression(rewards_R, batch.ratings_R, ~batch.ratings_R.isnan())
         return self.config.regression * squared_R * batch.rating_weight_R
 
-    def _edit_terms(self, rewards_R: Tensor, batch: PairBatch) -> Tensor:
-        reward_E, edited_E = rewards_R[batch.twin_2E]
-        return consistency(reward_E, edited_E) * batch.twin_weight_E
 
-
-def _figures(gap_P: Tensor, batch: PairBatch) -> dict[str, Tensor]:
+def _output(loss: Tensor, group_loss_G: Tensor, gap_P: Tensor, batch: PairBatch) -> LossOutput:
     decided_P = batch.probability_P != TIE
-    return {
-        "margin": (batch.weight_P * gap_P).sum(),
-        "correct": (batch.weight_P * (decided_P & (gap_P > 0))).sum(),
-        "decided": (batch.weight_P * decided_P).sum(),
-        "n_ties": (decided_P & (gap_P == 0)).sum(),
-        "n_label_ties": (~decided_P).sum(),
-        "n_pairs": torch.ones_like(decided_P, dtype=torch.int64).sum(),
-    }
+    return LossOutput(
+        loss,
+        group_loss_G,
+        margin=(batch.weight_P * gap_P).sum(),
+        correct=(batch.weight_P * (decided_P & (gap_P > 0))).sum(),
+        decided=(batch.weight_P * decided_P).sum(),
+        n_ties=(decided_P & (gap_P == 0)).sum(),
+        n_label_ties=(~decided_P).sum(),
+        n_pairs=torch.ones_like(decided_P, dtype=torch.int64).sum(),
+    )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +24,6 @@ from torch.utils.checkpoint import checkpoint
 
 from rewardsmith.data.schema import Group
 from rewardsmith.errors import ConfigError
-from rewardsmith.losses import odin
 from rewardsmith.model.load import Base, token_logits
 from rewardsmith.model.reward_model import RewardModel, read_head
 from rewardsmith.text.pack import PackedBatch, row_paths
@@ -75,6 +74,13 @@ class Found(NamedTuple):
         """What the labels are about."""
         return self.quality_R if self.length_R is None else self.quality_R + self.length_R
 
+    @property
+    def rewards_2R(self) -> Tensor:
+        """Both heads' rewards, zeros for a head that is not there."""
+        return torch.stack(
+            [self.quality_R, torch.zeros_like(self.quality_R) if self.length_R is None else self.length_R]
+        )
+
 
 class Trained(nn.Module):
     """A reward model and its sides as one module, so that processes average all gradients of a pass."""
@@ -85,6 +91,8 @@ class Trained(nn.Module):
 
     def forward(self, *, batch: PackedBatch, given_TH: Tensor | None = None, text: Text | None = None) -> Found:
         loss = None
+        if text is None and self.sides.length_head is None:
+            return Found(self.model(batch=batch, given_TH=given_TH), None, None)
         if text is None:
             features_RH = self.model.features(batch, given_TH)
         else:
@@ -164,63 +172,10 @@ def text_of_batch(
     return replace(batch, layout=replace(batch.layout, read_U=read_U)), text
 
 
-# -- length -------------------------------------------------------------------------------------------------
-
-
-class StepLengths:
-    """The rows of a whole step, whatever its batches: of each its length and its group.
-
-    `starts[g]` is where the answers of items[g] begin: a row's length is the logarithm of the tokens behind it.
-    """
-
-    def __init__(self, items: Sequence[Encoded], starts: Sequence[int], device: torch.device) -> None:
-        self.first = np.cumsum([0, *(len(item.token_ids) for item in items)])
-        rows = [(g, len(ids) - start) for g, (item, start) in enumerate(zip(items, starts)) for ids in item.token_ids]
-        self.group_R = torch.tensor([g for g, _ in rows], device=device)
-        self.log_length_R = torch.tensor([math.log(max(n, 1)) for _, n in rows], device=device)
-
-    def rows(self, members: Sequence[int]) -> Tensor:
-        """Where the rows of a batch of these groups stand among those of the step."""
-        places = [np.arange(self.first[g], self.first[g + 1]) for g in members]
-        return torch.from_numpy(np.concatenate(places)).to(self.group_R.device)
-
-    def pull(self, quality_R: Tensor, length_R: Tensor) -> Pull:
-        """What the step's correlations want of each row's rewards; exact, whatever batch the row is in."""
-        quality_R, length_R = (values.detach().double().requires_grad_() for values in (quality_R, length_R))
-        with torch.enable_grad():
-            quality, length = odin(quality_R, length_R, self.log_length_R, self.group_R)
-            wanted = torch.autograd.grad(quality.abs() - length, [quality_R, length_R])
-        return Pull(quality.detach(), length.detach(), wanted[0].float(), wanted[1].float())
-
-
-@dataclass(frozen=True)
-class Pull:
-    """Both correlations of a step (see `odin`), and the gradient of |quality| - length by each row's two rewards."""
-
-    quality: Tensor
-    length: Tensor
-    quality_R: Tensor
-    length_R: Tensor
-
-
-def with_lengths(
-    output: LossOutput, found: Found, model: RewardModel, sides: Sides, pull: Pull, rows: Tensor, weight: float
-) -> LossOutput:
-    """The batch's part of the step's loss with ODIN's terms: its rows' part of the gradient, and of the value.
-
-    |cos| of the two heads' weights stands for |w_q . w_l|: it does not depend on how large rewards are.
-    """
-    assert found.length_R is not None, "a pass without a length head"
+def overlap(model: RewardModel, sides: Sides) -> Tensor:
+    """|cos| of the two heads' weights; in place of ODIN's |w_q . w_l|, which depends on how large rewards are."""
     assert sides.length_head is not None, "sides without a length head"
-    share = len(rows) / len(pull.quality_R)
-    wanted_R2 = torch.stack([pull.quality_R[rows], pull.length_R[rows]])
-    given_R2 = torch.stack([found.quality_R, found.length_R])
-    moved = (wanted_R2 * (given_R2 - given_R2.detach())).sum()  # 0, with the step's gradient
-    overlap = F.cosine_similarity(model.value_head.weight[0], sides.length_head.weight[0], dim=0).abs()
-    value = pull.quality.abs() - pull.length + overlap
-    loss = output.loss + weight * (moved + share * value.to(moved.dtype))
-    terms = {"length_correlation": share * pull.quality, "length_head_correlation": share * pull.length}
-    return replace(output, loss=loss, terms=output.terms | terms)
+    return F.cosine_similarity(model.value_head.weight[0], sides.length_head.weight[0], dim=0).abs()
 
 
 def with_text(output: LossOutput, text: Tensor, share: float) -> LossOutput:
