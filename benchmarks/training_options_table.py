@@ -23,6 +23,7 @@ def options() -> dict[str, dict[str, Any]]:
         "flips 0.1": {"flip_rate": 0.1},
         "flips 0.1, unbiased": {"flip_rate": 0.1, "flip_correction": "unbiased"},
         "text 0.05": {"text_regularisation": 0.05},
+        "consistency 0.2": {"consistency": 0.2},
         "consistency 1": {"consistency": 1.0},
         "consistency 5": {"consistency": 5.0},
         "odin 1": {"odin": 1.0},
