@@ -128,14 +128,14 @@ class Drift(PageOptions, EnsembleScorerOptions):
         from rewardsmith.refresh import watch
         from rewardsmith.refresh.drift import sample_groups
         from rewardsmith.refresh.project import open_project
-        from rewardsmith.refresh.rewards import find_model, path_of
+        from rewardsmith.refresh.rewards import find_or_add_model, path_of
 
         project = open_project(folder)
         with project.open() as store:
             round, new = watch.new_answers(store, self.round, project.base_policy, self.seed)
             sides = [new, watch.reference_answers(store, round, self.against, self.seed)]
             sides = [dict(sorted(side.items())[: self.limit]) for side in sides]
-            model = find_model(project, store, self.model, time.time())
+            model = find_or_add_model(project, store, self.model, time.time())
             scores: list[Any] = [None, None]
             if model is not None:
                 path = path_of(project, model)

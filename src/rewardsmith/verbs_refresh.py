@@ -264,9 +264,9 @@ class RefreshPropose(ScorerOptions):
     def _rewards(self, project: Project, store: Store, seen: Look, common: Common) -> tuple[Rewards | None, int]:
         """The model's rewards of what is looked at, and how many answers it could not score."""
         from rewardsmith.refresh.reasons import Rewards
-        from rewardsmith.refresh.rewards import find_model, path_of, score_missing, temperature_of
+        from rewardsmith.refresh.rewards import find_or_add_model, path_of, score_missing, temperature_of
 
-        model = find_model(project, store, self.model, time.time())
+        model = find_or_add_model(project, store, self.model, time.time())
         if model is None:
             return None, 0
         ids = seen.response_ids()

@@ -8,7 +8,7 @@ import pytest
 
 from rewardsmith.errors import ModelError
 from rewardsmith.refresh.project import init_project
-from rewardsmith.refresh.rewards import PROMPTS_AT_ONCE, find_model, path_of, score_missing, temperature_of
+from rewardsmith.refresh.rewards import PROMPTS_AT_ONCE, find_or_add_model, path_of, score_missing, temperature_of
 from rewardsmith.scoring import FunctionScorer
 from tests.refresh.conftest import fill
 
@@ -62,15 +62,15 @@ def test_what_cannot_be_scored_is_counted_and_asked_again(project):
 
 def test_models_by_name_release_and_address(project):
     with project.open() as store:
-        assert find_model(project, store, None, 1.0) is None
+        assert find_or_add_model(project, store, None, 1.0) is None
         model = store.add_model("m", path="models/m", artifact_hash="h", round=0, at=1.0)
         store.add_release("m", manifest_hash="x", at=1.0)
-        assert find_model(project, store, None, 1.0) == find_model(project, store, "m", 1.0) == model
+        assert find_or_add_model(project, store, None, 1.0) == find_or_add_model(project, store, "m", 1.0) == model
         assert path_of(project, model) == str(project.folder / "models/m")
-        server = find_model(project, store, "http://127.0.0.1:8000", 1.0)
+        server = find_or_add_model(project, store, "http://127.0.0.1:8000", 1.0)
         assert path_of(project, server) == "http://127.0.0.1:8000"
         with pytest.raises(ModelError, match="no model of this project has this name"):
-            find_model(project, store, "nowhere", 1.0)
+            find_or_add_model(project, store, "nowhere", 1.0)
     assert temperature_of("nowhere") == 1.0
 
 
@@ -80,12 +80,12 @@ def test_a_model_that_was_trained_anew_in_its_place_is_another(project, tmp_path
     (folder / "reward_model.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"one")
     with project.open() as store:
-        first = find_model(project, store, str(folder), 1.0)
-        assert find_model(project, store, str(folder), 2.0) == first
+        first = find_or_add_model(project, store, str(folder), 1.0)
+        assert find_or_add_model(project, store, str(folder), 2.0) == first
         (folder / "model.safetensors").write_bytes(b"two")
-        second = find_model(project, store, str(folder), 3.0)
+        second = find_or_add_model(project, store, str(folder), 3.0)
         assert (second.path, second.name == first.name) == (first.path, False)
-        assert find_model(project, store, str(folder), 4.0) == second
+        assert find_or_add_model(project, store, str(folder), 4.0) == second
 
 
 def test_the_temperature_is_the_artifacts(tmp_path):

@@ -33,7 +33,11 @@ def pair(prompt: str, weight: float) -> Group:
 
 @pytest.fixture
 def step() -> tuple[list, StepRows]:
-    groups = [with_twin(pair("a", 1.0), ["padding"], 0)[0], pair("b", 5.0), with_twin(pair("c", 3.0), ["padding"], 0)[0]]
+    groups = [
+        with_twin(pair("a", 1.0), ["padding"], 0)[0],
+        pair("b", 5.0),
+        with_twin(pair("c", 3.0), ["padding"], 0)[0],
+    ]
     items = Renderer(tiny_tokenizer()).encode(groups)
     return items, StepRows(items, [1] * 3, CONFIG, torch.device("cpu"))
 

@@ -29,7 +29,7 @@ from rewardsmith.refresh import releases
 from rewardsmith.refresh.connect import parts
 from rewardsmith.refresh.gate import Evidence, GateOptions, judge
 from rewardsmith.refresh.records import Model
-from rewardsmith.refresh.releasing import find_model, released_name
+from rewardsmith.refresh.releasing import candidate_of, released_name
 from rewardsmith.refresh.sides import BLIND, TEST_SHARE, labelled
 from rewardsmith.refresh.status import TRAINED, label_mark
 from rewardsmith.refresh.store import Store
@@ -190,7 +190,7 @@ def gate_model(
     from rewardsmith.audit.gate import read_gate
     from rewardsmith.audit.run import builtin_probes
 
-    candidate = find_model(store, model)
+    candidate = candidate_of(store, model)
     if is_address(candidate.path):
         raise ConfigError(f"{candidate.name} is a server; what is released is a folder")
     pointer = releases.current(project)

@@ -14,7 +14,7 @@ from rewardsmith.refresh.status import TRAINED
 from rewardsmith.refresh.store import Store
 
 
-def find_model(store: Store, name: str | None) -> Model:
+def candidate_of(store: Store, name: str | None) -> Model:
     """A registered model by name; None: the one that was trained last. DataError where there is none."""
     if name is not None:
         return store.model(name)
@@ -28,7 +28,7 @@ def release_model(
     project: Path, store: Store, model: str | None, *, note: str = "", force: bool = False
 ) -> dict[str, Any]:
     """Release a model that its last gate let pass; {"release", "model", "new"}. ConfigError where it did not."""
-    candidate = find_model(store, model)
+    candidate = candidate_of(store, model)
     trials = store.gates(candidate.name)
     if not trials and not force:
         raise ConfigError(f"{candidate.name} was not tried yet: rewardsmith refresh gate, or --force")

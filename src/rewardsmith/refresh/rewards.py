@@ -21,7 +21,7 @@ from rewardsmith.temperature import of_artifact
 PROMPTS_AT_ONCE = 32  # scored and kept together
 
 
-def find_model(project: Project, store: Store, name: str | None, now: float) -> Model | None:
+def find_or_add_model(project: Project, store: Store, name: str | None, now: float) -> Model | None:
     """A registered model by name, else a folder or a server's address, which is registered under that name.
 
     Without a name: the released model, or None where nothing is released. ModelError where there is none.
