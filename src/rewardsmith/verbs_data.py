@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from rewardsmith.data.file_reader import UNLABELLED
 from rewardsmith.data.options import ReadOptions, ReadReport
 from rewardsmith.data.readers import read_groups
 from rewardsmith.data.schema import Group
@@ -36,8 +37,10 @@ def new_file(output: str, overwrite: bool) -> None:
         raise ConfigError(f"output {output!r} exists; give another name, or --overwrite")
 
 
-def all_groups(files: Sequence[str], read: ReadOptions, common: Common) -> tuple[list[Group], ReadReport]:
-    """The groups of all files, with a progress bar."""
+def all_groups(
+    files: Sequence[str], read: ReadOptions, common: Common, *, labels: bool = True
+) -> tuple[list[Group], ReadReport]:
+    """The groups of all files, with a progress bar; without `labels` a file is not warned of for having none."""
     report = ReadReport()
 
     def counted(bar: Bar) -> Iterator[Group]:
@@ -47,6 +50,8 @@ def all_groups(files: Sequence[str], read: ReadOptions, common: Common) -> tuple
 
     with Bar("reading groups", quiet=common.quiet) as bar:
         groups = list(counted(bar))
+    if not labels:
+        report.warnings[:] = [warning for warning in report.warnings if not warning.endswith(UNLABELLED)]
     say_warnings(report, common)
     return groups, report
 
@@ -252,7 +257,7 @@ class DataSelect(ScorerOptions):
     reward gap; coverage: far from what was chosen; random: the control."""
     model: str | None = None
     """A reward model: its head's input are the features, its gaps the margins. Default: features of surface and words.
-    disagreement needs an ensemble."""
+    disagreement needs an ensemble, or a model with a Laplace posterior."""
     labelled: tuple[str, ...] = ()
     """Files of pairs that have labels already: nothing that nearly repeats them is chosen, and d-optimal and coverage
     go on behind them."""
@@ -282,14 +287,16 @@ class DataSelect(ScorerOptions):
         from rewardsmith.data.select import labelled_pairs, select
 
         new_file(self.output, self.overwrite)
-        groups, report = all_groups(self.files, self.read, common)
-        known = labelled_pairs(all_groups(self.labelled, self.read, common)[0]) if self.labelled else []
+        groups, report = all_groups(self.files, self.read, common, labels=False)
+        known = labelled_pairs(all_groups(self.labelled, self.read, common, labels=False)[0]) if self.labelled else []
+        if self.labelled and not known:
+            raise DataError(f"--labelled {', '.join(self.labelled)}: no pair has a label; leave it out, or name labels")
         more: dict[str, Any] = {"n_labelled": len(known), "per_prompt": self.per_prompt, "seed": self.seed}
         pool, unread = self._pool([*known, *groups], common)
         found = select(pool, self.strategy, self.budget, **more)
         chosen = found.pop("groups")
         if not chosen:
-            why = ", ".join(f"{count} {why}" for why, count in found["passed_over"].items())
+            why = ", ".join(f"{count} {why}" for why, count in found["passed_over"].items()) or "it has none"
             first = f"; the first that was not read: {unread[0]['reason']}" if unread else ""
             raise DataError(f"no pair of the pool can be chosen: {why}{first}")
         convert(chosen, "rewardsmith", self.output)
@@ -308,6 +315,7 @@ class DataSelect(ScorerOptions):
 
         more: dict[str, Any] = {"most": self.candidates, "seed": self.seed}
         features: Sequence[np.ndarray] = [np.zeros((len(group.responses), 1)) for group in groups]
+        make_pool(groups, features, **more)  # a pool without a pair is said before a model is paid for
         unread: list[dict[str, Any]] = []
         if self.strategy in ("d-optimal", "coverage"):
             if self.model is None:
@@ -327,12 +335,12 @@ class DataSelect(ScorerOptions):
         """Rewards in log-odds and their spread, by `make_pool`'s names, and the groups that have none."""
         import numpy as np
 
+        from rewardsmith.data.select import NO_SPREAD
+
         scorer = self.open(model)
         if self.strategy == "disagreement":  # said before the whole pool is scored
             told = next((s for s in (scorer.score([group])[0] for group in groups) if not s.error), None)
             if told is not None and told.std is None:
-                from rewardsmith.data.select import NO_SPREAD
-
                 raise ConfigError(NO_SPREAD)
         scores = score_all(scorer, groups, "scoring groups", quiet=common.quiet)
         known = [s for s in scores if not s.error]

@@ -237,4 +237,11 @@ def test_the_verb_writes_the_batch_and_says_what_it_needs(tmp_path, capsys):
     assert main([*words, "--strategy", "margin", "--overwrite"]) == 2
     assert "add --model RM" in capsys.readouterr().err
     assert main([*words[:-3], "--budget", "50", "--strategy", "coverage", "--overwrite"]) == 0
-    assert "16 pairs instead of 50" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "16 pairs instead of 50" in said.out
+    assert "no row states a preference" not in said.out + said.err  # a pool needs none
+    assert main([*words, "--overwrite", "--labelled", str(source)]) == 2
+    assert "no pair has a label" in capsys.readouterr().err
+    source.write_text(json.dumps({"prompt": "Why?", "responses": ["same", "same"]}) + "\n")
+    assert main([*words, "--overwrite", "--model", str(tmp_path / "not-read")]) == 2
+    assert "none of the 1 groups has two different answers" in capsys.readouterr().err

@@ -279,8 +279,9 @@ def choose(
             gain.choose(p)
         taken[opening_P[p]] += 1
         if taken[opening_P[p]] >= per_prompt:
-            others = of_opening[opening_P[p]]
-            batch.passed_over["prompt used up"] += int(free_P[others].sum())
+            others = [q for q in of_opening[opening_P[p]] if free_P[q]]
+            if others:
+                batch.passed_over["prompt used up"] += len(others)
             free_P[others] = False
 
     for p in before:
