@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Files = Annotated[tuple[str, ...], tyro.conf.Positional]
 Name = Annotated[str, tyro.conf.Positional]
+HEAD_CHUNK = 64  # groups rendered at a time where the head's input is read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,39 @@ class ScorerOptions:
             **options,
         )
         return adjusted_scorer(scorer, model) if self.adjusted else scorer
+
+    def head_inputs(
+        self, option: str, model: str, groups: Sequence[Group], *, quiet: bool, max_response_length: int | None = None
+    ) -> list[np.ndarray]:
+        """[K, H] what the head of `option`'s model reads of each group; NaN where one cannot be rendered.
+
+        Of an ensemble it is the first member's. ConfigError where its members read different tokens, or where the
+        model gives rewards only.
+        """
+        import numpy as np
+
+        from rewardsmith.scorers import ModelScorer, load_scorer
+
+        scorer = load_scorer(
+            model,
+            tokens_per_batch=self.tokens_per_batch,
+            device=self.device,
+            precision=self.precision,
+            max_response_length=max_response_length,
+            trust_remote_code=self.trust_remote_code,
+        )
+        if not isinstance(scorer, ModelScorer) or not scorer.models:
+            raise ConfigError(f"{option} {model}: no head's input can be read of it; name one model's folder")
+        width = scorer.models[0].value_head.in_features
+        found = []
+        with Bar("reading the head's input", len(groups), quiet=quiet) as bar:
+            for start in range(0, len(groups), HEAD_CHUNK):
+                part = groups[start : start + HEAD_CHUNK]
+                for group, features_KH in zip(part, scorer.features(part), strict=True):
+                    missing = np.full((len(group.responses), width), np.nan)
+                    found.append(np.asarray(missing if features_KH is None else features_KH, np.float32))
+                bar.advance(len(part))
+        return found
 
 
 def adjusted_scorer(scorer: Scorer, model: str) -> Scorer:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from rewardsmith.data.file_reader import UNLABELLED
 from rewardsmith.data.options import ReadOptions, ReadReport
 from rewardsmith.data.readers import read_groups
 from rewardsmith.data.schema import Group
 from rewardsmith.errors import ConfigError, DataError
 from rewardsmith.progress import Bar
-from rewardsmith.verbs_common import Files, ScorerOptions, at_least, dropped_lines, say_warnings, score_all
+from rewardsmith.verbs_common import Files, ScorerOptions, at_least, dropped_lines, say_warnings, score_all, unscored
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,8 +37,10 @@ def new_file(output: str, overwrite: bool) -> None:
         raise ConfigError(f"output {output!r} exists; give another name, or --overwrite")
 
 
-def all_groups(files: Sequence[str], read: ReadOptions, common: Common) -> tuple[list[Group], ReadReport]:
-    """The groups of all files, with a progress bar."""
+def all_groups(
+    files: Sequence[str], read: ReadOptions, common: Common, *, labels: bool = True
+) -> tuple[list[Group], ReadReport]:
+    """The groups of all files, with a progress bar; without `labels` a file is not warned of for having none."""
     report = ReadReport()
 
     def counted(bar: Bar) -> Iterator[Group]:
@@ -47,6 +50,8 @@ def all_groups(files: Sequence[str], read: ReadOptions, common: Common) -> tuple
 
     with Bar("reading groups", quiet=common.quiet) as bar:
         groups = list(counted(bar))
+    if not labels:
+        report.warnings[:] = [warning for warning in report.warnings if not warning.endswith(UNLABELLED)]
     say_warnings(report, common)
     return groups, report
 
@@ -252,7 +257,7 @@ class DataSelect(ScorerOptions):
     reward gap; coverage: far from what was chosen; random: the control."""
     model: str | None = None
     """A reward model: its head's input are the features, its gaps the margins. Default: features of surface and words.
-    disagreement needs an ensemble."""
+    disagreement needs an ensemble, or a model with a Laplace posterior."""
     labelled: tuple[str, ...] = ()
     """Files of pairs that have labels already: nothing that nearly repeats them is chosen, and d-optimal and coverage
     go on behind them."""
@@ -282,71 +287,73 @@ class DataSelect(ScorerOptions):
         from rewardsmith.data.select import labelled_pairs, select
 
         new_file(self.output, self.overwrite)
-        groups, report = all_groups(self.files, self.read, common)
-        known = labelled_pairs(all_groups(self.labelled, self.read, common)[0]) if self.labelled else []
+        groups, report = all_groups(self.files, self.read, common, labels=False)
+        known = labelled_pairs(all_groups(self.labelled, self.read, common, labels=False)[0]) if self.labelled else []
+        if self.labelled and not known:
+            raise DataError(f"--labelled {', '.join(self.labelled)}: no pair has a label; leave it out, or name labels")
         more: dict[str, Any] = {"n_labelled": len(known), "per_prompt": self.per_prompt, "seed": self.seed}
-        found = select(self._pool([*known, *groups], common), self.strategy, self.budget, **more)
+        pool, unread = self._pool([*known, *groups], common)
+        found = select(pool, self.strategy, self.budget, **more)
         chosen = found.pop("groups")
         if not chosen:
-            raise DataError(f"no pair of the pool can be chosen: {found['passed_over']}")
+            why = ", ".join(f"{count} {why}" for why, count in found["passed_over"].items()) or "it has none"
+            first = f"; the first that was not read: {unread[0]['reason']}" if unread else ""
+            raise DataError(f"no pair of the pool can be chosen: {why}{first}")
         convert(chosen, "rewardsmith", self.output)
         read = read_facts(report)
         singles = sum(len(group.responses) < 2 for group in groups)
         facts = {"output": self.output, "groups": len(groups), "labelled": len(known), **found}
         facts["single_answers"] = singles
-        return {**facts, **read, "warnings": [*found["warnings"], *read["warnings"]]}
+        told = {"warnings": [*found["warnings"], *read["warnings"]], "dropped": [*read["dropped"], *unread]}
+        return {**facts, **told}
 
-    def _pool(self, groups: Sequence[Group], common: Common) -> Pool:
-        """The pool with the features that the strategy needs."""
+    def _pool(self, groups: Sequence[Group], common: Common) -> tuple[Pool, list[dict[str, Any]]]:
+        """The pool with what the strategy needs, and the groups that the model cannot read."""
         import numpy as np
 
         from rewardsmith.data.select import make_pool, text_features
 
         more: dict[str, Any] = {"most": self.candidates, "seed": self.seed}
-        blank = [np.zeros((len(group.responses), 1)) for group in groups]
-        if self.strategy == "random":
-            return make_pool(groups, blank, **more)
-        if self.model is None:
-            return make_pool(groups, text_features(groups, self.seed), **more)
-        scorer = self.open(self.model)
-        scores = score_all(scorer, groups, "scoring groups", quiet=common.quiet)
-        temperature = getattr(scorer, "temperature", None) or 1.0
-        more["rewards"] = [s.rewards / temperature for s in scores]
-        if all(s.std is not None for s in scores if not s.error):
-            more["stds"] = [np.full(len(s.rewards), np.nan) if s.std is None else s.std for s in scores]
-        if self.strategy not in ("d-optimal", "coverage"):
-            return make_pool(groups, blank, **more)
-        return make_pool(groups, self._features(groups, common), **more)
+        features: Sequence[np.ndarray] = [np.zeros((len(group.responses), 1)) for group in groups]
+        make_pool(groups, features, **more)  # a pool without a pair is said before a model is paid for
+        unread: list[dict[str, Any]] = []
+        if self.strategy in ("d-optimal", "coverage"):
+            if self.model is None:
+                features = text_features(groups, self.seed)
+            else:
+                features = self.head_inputs("--model", self.model, groups, quiet=common.quiet)
+                missing = [group for group, found in zip(groups, features) if not np.isfinite(found).all()]
+                unread = [unscored(group, "cannot be read by the model") for group in missing]
+        if self.model is not None and self.strategy in ("d-optimal", "margin", "disagreement"):
+            rewards, unread = self._rewards(self.model, groups, common)
+            more |= rewards
+        return make_pool(groups, features, **more), unread
 
-    def _features(self, groups: Sequence[Group], common: Common) -> list[np.ndarray]:
-        """[K, H] what the model's head reads of each group; NaN where one cannot be rendered."""
+    def _rewards(
+        self, model: str, groups: Sequence[Group], common: Common
+    ) -> tuple[dict[str, list[np.ndarray]], list[dict[str, Any]]]:
+        """Rewards in log-odds and their spread, by `make_pool`'s names, and the groups that have none."""
         import numpy as np
 
-        from rewardsmith.scorers import ModelScorer, load_scorer
-        from rewardsmith.scoring import CHUNK
+        from rewardsmith.data.select import NO_SPREAD
 
-        assert self.model is not None
-        scorer = load_scorer(
-            self.model,
-            tokens_per_batch=self.tokens_per_batch,
-            device=self.device,
-            precision=self.precision,
-            trust_remote_code=self.trust_remote_code,
-        )
-        if not isinstance(scorer, ModelScorer) or not scorer.models:
-            raise ConfigError(
-                f"--strategy {self.strategy} reads one model's features: name an artifact, or a member of {self.model}"
-            )
-        width = scorer.models[0].value_head.in_features
-        found = []
-        with Bar("reading the head's input", len(groups), quiet=common.quiet) as bar:
-            for start in range(0, len(groups), CHUNK):
-                part = groups[start : start + CHUNK]
-                for group, features_KH in zip(part, scorer.features(part), strict=True):
-                    missing = np.full((len(group.responses), width), np.nan)
-                    found.append(np.asarray(missing if features_KH is None else features_KH, np.float32))
-                bar.advance(len(part))
-        return found
+        scorer = self.open(model)
+        if self.strategy == "disagreement":  # said before the whole pool is scored
+            told = next((s for s in (scorer.score([group])[0] for group in groups) if not s.error), None)
+            if told is not None and told.std is None:
+                raise ConfigError(NO_SPREAD)
+        scores = score_all(scorer, groups, "scoring groups", quiet=common.quiet)
+        known = [s for s in scores if not s.error]
+        temperature = getattr(scorer, "temperature", None) or 1.0
+        found = {"rewards": [s.rewards / temperature for s in scores]}
+        if known and all(s.members is not None for s in known):
+            m = max(len(s.members) for s in known if s.members is not None)
+            found["members"] = [
+                np.full((m, len(s.rewards)), np.nan) if s.members is None else s.members for s in scores
+            ]
+        elif all(s.std is not None for s in known):
+            found["stds"] = [np.full(len(s.rewards), np.nan) if s.std is None else s.std for s in scores]
+        return found, [unscored(group, s.error) for group, s in zip(groups, scores) if s.error]
 
     def show(self, result: dict[str, Any]) -> str:
         passed = "; ".join(f"{count} {why}" for why, count in result["passed_over"].items())

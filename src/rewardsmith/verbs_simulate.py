@@ -145,7 +145,10 @@ class Simulate(PageOptions, ScorerOptions):
         kind = TEXT if self.features == TEXT else self._kind()
 
         def compute() -> list[Floats]:
-            return text_features(groups) if self.features == TEXT else self._of_trunk(pools, common)
+            if self.features == TEXT:
+                return text_features(groups)
+            cut = self.max_response_length
+            return self.head_inputs("--features", self.features, groups, quiet=common.quiet, max_response_length=cut)
 
         features, _ = cached_features(groups, kind, self.feature_file, compute)
         kept = [p for p, features_KF in enumerate(features) if np.isfinite(features_KF).all()]
@@ -159,33 +162,6 @@ class Simulate(PageOptions, ScorerOptions):
 
         name = model_hash(Path(self.features)) or self.features
         return f"{name} {self.max_response_length} {self.precision}"
-
-    def _of_trunk(self, pools: Sequence[Pool], common: Common) -> list[Floats]:
-        """[K, H] what the model's head reads of each answer; NaN where a prompt cannot be rendered."""
-        import numpy as np
-
-        from rewardsmith.scorers import ModelScorer, load_scorer
-
-        scorer = load_scorer(
-            self.features,
-            tokens_per_batch=self.tokens_per_batch,
-            device=self.device,
-            precision=self.precision,
-            max_response_length=self.max_response_length,
-            trust_remote_code=self.trust_remote_code,
-        )
-        if not isinstance(scorer, ModelScorer) or not scorer.models:
-            raise ConfigError(f"--features {self.features}: name one model's folder, or a member of an ensemble")
-        width = scorer.models[0].value_head.in_features
-        found: list[Floats] = []
-        with Bar("reading the head's input", len(pools), quiet=common.quiet) as bar:
-            for start in range(0, len(pools), 8):
-                part = [pool.group for pool in pools[start : start + 8]]
-                for group, features_KH in zip(part, scorer.features(part), strict=True):
-                    missing = np.full((len(group.responses), width), np.nan)
-                    found.append(missing if features_KH is None else features_KH)
-                bar.advance(len(part))
-        return found
 
     def show(self, result: dict[str, Any]) -> str:
         sides = result["prompts"]

@@ -102,11 +102,14 @@ def test_the_farthest_is_the_one_whose_nearest_chosen_pair_is_farthest():
 
 def test_margin_and_disagreement_take_what_they_say():
     rewards = [np.array([0.0, gap]) for gap in np.linspace(-1, 2, len(GROUPS))]
-    stds = [np.array([0.1, s]) for s in np.linspace(0, 3, len(GROUPS))]
-    pool = pool_of(rewards=rewards, stds=stds)
+    spread = np.linspace(0, 3, len(GROUPS))
+    pool = pool_of(rewards=rewards, stds=[np.array([0.1, s]) for s in spread])
     gaps = [abs(r[1]) for r in rewards]
     assert choose(pool, "margin", 5).chosen == sorted(range(len(GROUPS)), key=lambda p: gaps[p])[:5]
     assert choose(pool, "disagreement", 3).chosen == [15, 14, 13]
+    # Members that differ by ten on both answers of the first group agree on its comparison.
+    members = [np.array([[0.0, s], [level, level - s]]) for level, s in zip([10.0, *np.zeros(15)], spread)]
+    assert choose(pool_of(rewards=rewards, members=members), "disagreement", 3).chosen == [15, 14, 13]
     for strategy in ("margin", "disagreement"):
         with pytest.raises(ConfigError, match=f"--strategy {strategy} needs"):
             choose(pool_of(), strategy, 3)
@@ -157,6 +160,19 @@ def test_what_cannot_be_scored_is_not_chosen_and_said():
     batch = choose(pool_of(rewards=rewards), "margin", 16)
     assert min(batch.chosen) == 4
     assert batch.passed_over["not scored"] == 4
+
+
+@pytest.mark.parametrize("strategy", ["d-optimal", "coverage"])
+def test_one_answer_without_features_leaves_the_choice_of_the_others(strategy):
+    features = [RNG.normal(size=(2, 4)) for _ in GROUPS]
+    whole = choose(make_pool(GROUPS[1:], features[1:]), strategy, 6)
+    features[0] = np.full((2, 4), np.nan)
+    pool = make_pool(GROUPS, features)
+    assert choose(pool, strategy, 6).chosen == [p + 1 for p in whole.chosen]
+    assert choose(pool, strategy, 6, before=[0]).chosen == [p + 1 for p in whole.chosen]
+    assert choose(pool, strategy, 6).passed_over["not scored"] == 1
+    nothing = make_pool(GROUPS[:1], features[:1])
+    assert choose(nothing, strategy, 1).chosen == []
 
 
 def test_a_pool_smaller_than_the_budget_is_said():
@@ -221,4 +237,11 @@ def test_the_verb_writes_the_batch_and_says_what_it_needs(tmp_path, capsys):
     assert main([*words, "--strategy", "margin", "--overwrite"]) == 2
     assert "add --model RM" in capsys.readouterr().err
     assert main([*words[:-3], "--budget", "50", "--strategy", "coverage", "--overwrite"]) == 0
-    assert "16 pairs instead of 50" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "16 pairs instead of 50" in said.out
+    assert "no row states a preference" not in said.out + said.err  # a pool needs none
+    assert main([*words, "--overwrite", "--labelled", str(source)]) == 2
+    assert "no pair has a label" in capsys.readouterr().err
+    source.write_text(json.dumps({"prompt": "Why?", "responses": ["same", "same"]}) + "\n")
+    assert main([*words, "--overwrite", "--model", str(tmp_path / "not-read")]) == 2
+    assert "none of the 1 groups has two different answers" in capsys.readouterr().err

@@ -39,6 +39,7 @@ OPTIONAL = frozenset({"system", "id", "margin"})  # columns that a row may lack,
 LONGEST_TAG = 200  # characters: longer values of slice columns are texts, not slices
 MOST_KEYS = 100  # distinct unknown keys that a report names
 MOST_SHOWN = 5  # of them in its warning
+UNLABELLED = "no row states a preference; the groups can be scored, not trained on"
 
 
 def choose_shape(path: str, rows: Sequence[Row], options: ReadOptions) -> str:
@@ -331,7 +332,7 @@ class FileReader:
             why = f"; the first, line {first.line}: {first.reason}" if first else ""
             raise DataError(f"{self.path}: none of the {file.rows} rows is usable{why}")
         if not file.pairs:
-            report.warnings.append(f"{self.path}: no row states a preference; the groups can be scored, not trained on")
+            report.warnings.append(f"{self.path}: {UNLABELLED}")
         report.warnings += [f"{self.path}: {remark}" for remark in self.remarks()]
 
     def remarks(self) -> Iterator[str]:

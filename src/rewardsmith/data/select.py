@@ -6,7 +6,7 @@ Strategies, each greedy: the pair of the highest gain that may still be taken, t
 
     d-optimal     log(1 + c_p d_p' A^-1 d_p) with A = I + sum over the chosen c d d': how much the pair would tell of
                   the weights of a Bradley-Terry model with these features; c = p (1 - p) by the rewards, else 1/4
-    disagreement  the spread of an ensemble's reward gaps
+    disagreement  the spread of an ensemble's reward gaps; of a single model's uncertainty, where it has one
     margin        the smallest |reward gap|
     coverage      the pair farthest from all that were chosen (greedy k-centre, Gonzalez 1985)
     random        the control: what any other strategy has to beat
@@ -37,6 +37,10 @@ Strategy = Literal["d-optimal", "disagreement", "margin", "coverage", "random"]
 TAG = "selected"
 HASHED = 1 << 16  # buckets of words
 COMPONENTS = 64  # that they are reduced to
+NO_SPREAD = (
+    "--strategy disagreement needs an ensemble's spread, or a model's own (rewardsmith ensemble laplace RM FILE); "
+    "name such a model with --model"
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class Pool:
 
     features_RF  [R, F] features of all answers, group after group; row_P2 a pair's two rows
     reward_R     rewards in log-odds (divided by the temperature), or None
-    std_R        an ensemble's spread, or None
+    members_MR   the rewards of an ensemble's members, or None
+    std_R        a single model's uncertainty of each reward, or None
     """
 
     groups: Sequence[Group]
@@ -54,6 +59,7 @@ class Pool:
     row_P2: np.ndarray
     features_RF: Floats
     reward_R: Floats | None = None
+    members_MR: Floats | None = None
     std_R: Floats | None = None
 
 
@@ -98,11 +104,14 @@ def make_pool(
     features: Sequence[Floats],
     *,
     rewards: Sequence[Floats] | None = None,
+    members: Sequence[Floats] | None = None,
     stds: Sequence[Floats] | None = None,
     most: int = 10,
     seed: int = 0,
 ) -> Pool:
-    """The pool of all candidate pairs, with [K, F] features of each group. DataError where there is no pair."""
+    """The pool of all candidate pairs, with [K, F] features of each group, its [K] rewards, [M, K] of members, and [K]
+    stds. DataError where there is no pair.
+    """
     candidates = candidate_pairs(groups, most, seed)
     if not candidates:
         raise DataError(f"none of the {len(groups)} groups has two different answers to compare")
@@ -115,6 +124,7 @@ def make_pool(
         np.array(rows, dtype=np.int64),
         np.concatenate(features).astype(np.float64),
         None if rewards is None else np.concatenate(rewards),
+        None if members is None else np.concatenate(members, axis=1),
         None if stds is None else np.concatenate(stds),
     )
 
@@ -144,6 +154,12 @@ def unit_scale(x_RF: Floats) -> Floats:
     return (x_RF - x_RF.mean(0)) / np.where(spread_F > 1e-12, spread_F, np.inf)
 
 
+def known_mean(x_PF: Floats) -> Floats:
+    """[F] mean of the rows without NaN: one answer that a model cannot read says nothing of the others."""
+    known_PF = x_PF[np.isfinite(x_PF).all(axis=1)]
+    return known_PF.mean(axis=0) if len(known_PF) else np.zeros(x_PF.shape[1])
+
+
 # -- strategies -----------------------------------------------------------------------------------------------------
 
 
@@ -171,7 +187,7 @@ class Farthest:
 
     def __init__(self, place_PF: Floats) -> None:
         self.place_PF = place_PF
-        self.gain_P = -((place_PF - place_PF.mean(0)) ** 2).sum(1)
+        self.gain_P = -((place_PF - known_mean(place_PF)) ** 2).sum(1)
         self.started = False
 
     def choose(self, pair: int) -> None:
@@ -202,14 +218,17 @@ def gain_of(pool: Pool, strategy: Strategy, seed: int) -> Gain:
             raise ConfigError("--strategy margin needs rewards; add --model RM")
         return Fixed(-np.abs(gap_P))
     if strategy == "disagreement":
+        if pool.members_MR is not None:
+            # Of the gaps: what members differ by on all answers of a prompt changes no comparison.
+            return Fixed((pool.members_MR[:, first_P] - pool.members_MR[:, second_P]).std(axis=0, ddof=1))
         if pool.std_R is None:
-            raise ConfigError("--strategy disagreement needs an ensemble's spread; add --model ENSEMBLE")
-        # Two answers' spreads as if independent: members that agree on both answers' level do not show here.
+            raise ConfigError(NO_SPREAD)
+        # As if independent: how the two answers' uncertainties go together is not told.
         return Fixed(np.sqrt(pool.std_R[first_P] ** 2 + pool.std_R[second_P] ** 2))
     if strategy == "coverage":
         return Farthest((pool.features_RF[first_P] + pool.features_RF[second_P]) / 2)
     difference_PF = pool.features_RF[first_P] - pool.features_RF[second_P]
-    scale_F = np.sqrt((difference_PF**2).mean(0))
+    scale_F = np.sqrt(known_mean(difference_PF**2))
     scaled_PF = difference_PF / np.where(scale_F > 1e-12, scale_F, np.inf)
     chance_P = np.full(len(scaled_PF), 0.5) if gap_P is None else 1 / (1 + np.exp(-np.clip(gap_P, -500, 500)))
     return DOptimal(scaled_PF, chance_P * (1 - chance_P))
@@ -242,9 +261,8 @@ def choose(
     `per_prompt`.
     """
     gain = gain_of(pool, strategy, seed)
-    free_P = np.ones(len(pool.group_P), dtype=bool)
-    if not np.isfinite(gain.gain_P).all():
-        free_P &= np.isfinite(gain.gain_P)
+    known_P = np.isfinite(gain.gain_P)
+    free_P = known_P.copy()
     opening_P = [opening_of(pool.groups[g]) for g in pool.group_P]
     of_opening: dict[str, list[int]] = {}
     for p, opening in enumerate(opening_P):
@@ -257,11 +275,13 @@ def choose(
 
     def take(p: int) -> None:
         free_P[p] = False
-        gain.choose(p)
+        if known_P[p]:
+            gain.choose(p)
         taken[opening_P[p]] += 1
         if taken[opening_P[p]] >= per_prompt:
-            others = of_opening[opening_P[p]]
-            batch.passed_over["prompt used up"] += int(free_P[others].sum())
+            others = [q for q in of_opening[opening_P[p]] if free_P[q]]
+            if others:
+                batch.passed_over["prompt used up"] += len(others)
             free_P[others] = False
 
     for p in before:
