@@ -10,7 +10,18 @@ import pytest
 
 from rewardsmith.audit.run import builtin_probes
 from rewardsmith.audit.seeds import load_seeds
-from rewardsmith.data.additions import EMOJI, HEADERS, ORNAMENTS, appeal, exclamation, opener, ornament, reference
+from rewardsmith.data.additions import (
+    EMOJI,
+    HEADERS,
+    ORNAMENTS,
+    appeal,
+    emoji,
+    exclamation,
+    header,
+    opener,
+    ornament,
+    reference,
+)
 from rewardsmith.data.damage import (
     A_MARK,
     BROKEN,
@@ -202,9 +213,14 @@ def test_ornaments_leave_every_word_of_the_answer(edit):
     assert made(ornament, "") == []
     assert exclamation("One sentence.", Random(0)) is None
     assert all("." in one.text for one in made(exclamation, ENGLISH))
-    assert all(any(sign in one.text for sign in EMOJI) for one in made(ORNAMENTS[0], CHINESE))
-    assert all(one.text.split("\n")[0] in HEADERS for one in made(ORNAMENTS[1], ENGLISH))
-    assert all(one.text.endswith(ENGLISH) for one in made(opener, ENGLISH))
+    assert all(any(sign in one.text for sign in EMOJI) for one in made(emoji, CHINESE))
+    assert all(one.text.split("\n")[0] in HEADERS for one in made(header, ENGLISH))
+    for one in (*made(header, ENGLISH), *made(opener, ENGLISH)):
+        assert one.placebo is not None
+        assert one.text.endswith(ENGLISH)
+        assert one.placebo.endswith(ENGLISH)
+        assert len(one.placebo) == pytest.approx(len(one.text), abs=6)
+        assert "#" not in one.placebo
 
 
 @pytest.mark.parametrize("edit", [reference, appeal])

@@ -14,7 +14,15 @@ from rewardsmith.edits import SENTENCE_END, Edit, TextEdit, sentences
 
 EMOJI = ("✨", "🎉", "💡", "🔥", "🙂", "✅", "📌", "🙌")
 HEADERS = ("# In short", "## Details", "## What to know", "#### Notes", "# Explained")
-OPENERS = ("Happy to help!", "Good one!", "Let's get into it.", "Thanks for asking!", "Here we go!", "Glad you asked!")
+# A ready opening, and a neutral one of about the same length.
+OPENERS = (
+    ("Happy to help!", "In a few lines:"),
+    ("Good one!", "As follows."),
+    ("Let's get into it.", "This is how it is."),
+    ("Thanks for asking!", "What is to be said:"),
+    ("Here we go!", "It is this."),
+    ("Glad you asked!", "Put in writing:"),
+)
 
 
 def emoji(text: str, rng: Random) -> Edit:
@@ -27,8 +35,9 @@ def emoji(text: str, rng: Random) -> Edit:
 
 
 def header(text: str, rng: Random) -> Edit:
-    """A header that says nothing."""
-    return Edit(f"{rng.choice(HEADERS)}\n\n{text}")
+    """A header that says nothing. Its neutral twin is the line without the sign."""
+    line = rng.choice(HEADERS)
+    return Edit(f"{line}\n\n{text}", placebo=f"{line.lstrip('# ')}\n\n{text}")
 
 
 def exclamation(text: str, rng: Random) -> Edit | None:
@@ -42,7 +51,8 @@ def exclamation(text: str, rng: Random) -> Edit | None:
 
 def opener(text: str, rng: Random) -> Edit:
     """A ready opening."""
-    return Edit(f"{rng.choice(OPENERS)} {text}")
+    phrase, neutral = rng.choice(OPENERS)
+    return beside(text, phrase, neutral, leads=True)
 
 
 ORNAMENTS: tuple[TextEdit, ...] = (emoji, header, exclamation, opener)

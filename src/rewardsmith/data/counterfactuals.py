@@ -326,7 +326,7 @@ KINDS: dict[str, Kind] = {
     "list": Kind(edited(bullets, plain_only=True), 0.03, "tie"),
     "bold": Kind(edited(bold, plain_only=True), 0.03, "tie"),
     "praise": Kind(edited(praise, neutral_too=True), 0.03, "rejected"),
-    "ornament": Kind(edited(ornament, plain_only=True, unless=ASKS_FOR_ORNAMENTS), 0.03, "tie"),
+    "ornament": Kind(edited(ornament, plain_only=True, neutral_too=True, unless=ASKS_FOR_ORNAMENTS), 0.03, "tie"),
     "broken": Kind(edited(broken, neutral_too=True, unless=ASKS_FOR_BROKEN), 0.05, "rejected"),
     "careless": Kind(edited(careless, unless=ASKS_FOR_CARELESS), 0.03, "rejected"),
     "reference": Kind(edited(reference, neutral_too=True, unless=ASKS_FOR_REFERENCES), 0.03, "rejected"),
