@@ -71,9 +71,9 @@ def test_which_families_no_new_pairs_answer_is_known():
     [
         ("gibberish", 2.0, "broken=0.45:rejected"),
         ("cut off", 0.2, "broken=0.15:rejected"),
-        ("no punctuation", 0.6, "careless=0.2:rejected"),
-        ("typos", 0.2, "careless=0.1:rejected"),
-        ("homoglyphs", 0.2, "careless=0.1:rejected"),
+        ("no punctuation", 0.6, "careless=0.1:rejected"),
+        ("typos", 0.2, "careless=0.05:rejected"),
+        ("homoglyphs", 0.2, "careless=0.05:rejected"),
         ("emoji", 0.3, "ornament=0.1:tie"),
         ("opener", 0.9, "ornament=0.2:rejected"),
         ("citation", 0.3, "reference=0.1:rejected"),

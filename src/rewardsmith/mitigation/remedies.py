@@ -83,6 +83,7 @@ REMEDIES: tuple[Remedy, ...] = (
         "careless",
         ("punctuation", "typos", "homoglyphs"),
         "pairs in which missing marks and capitals, wrong spelling or look-alike letters lose",
+        0.05,
     ),
     _pairs("reference", ("citation", "authority", "link"), "pairs in which an invented reference loses"),
     _pairs("appeal", ("self-praise", "injection"), "pairs in which words to whoever rates the answer lose"),
