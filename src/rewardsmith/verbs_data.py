@@ -90,8 +90,8 @@ class DataAugment:
     """The file to write, in our own shape: .jsonl, .jsonl.gz, .jsonl.zst or .parquet."""
     kinds: tuple[str, ...] = ()
     """What to make: KIND, KIND=SHARE or KIND=SHARE:VERDICT, with new groups per group of the data and tie or rejected
-    for the edited answer. Kinds: padding, restating, list, bold, praise, belief, refusal, other, concise. Default: all
-    that suit the data, at 0.02 to 0.1 each."""
+    for the edited answer. Kinds: padding, restating, list, bold, praise, ornament, broken, careless, reference, appeal,
+    belief, refusal, other, concise. Default: all that suit the data, at 0.02 to 0.1 each."""
     only_new: bool = False
     """Write the new groups without those of the files."""
     seed: int = 0

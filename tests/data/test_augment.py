@@ -8,8 +8,8 @@ from random import Random
 import pytest
 
 from rewardsmith.cli import main
-from rewardsmith.data.augment import Wanted, augment, parse_kinds
-from rewardsmith.data.counterfactuals import FILLERS, KINDS, TAG, Around, refuses, source_of, without_fillers
+from rewardsmith.data.augment import Statements, Wanted, augment, parse_kinds
+from rewardsmith.data.counterfactuals import FILLERS, KINDS, TAG, Around, Source, refuses, source_of, without_fillers
 from rewardsmith.data.readers import read_groups
 from rewardsmith.data.schema import Group, Message, Preference, text_of
 from rewardsmith.errors import ConfigError, DataError
@@ -62,6 +62,59 @@ def test_an_edit_ties_or_loses_and_does_not_carry_the_worse_answer_past_the_bett
     for text in neutral:
         assert text.endswith(better)
         assert text not in (better, edited)
+
+
+@pytest.mark.parametrize("name", ["ornament", "broken", "careless", "reference", "appeal"])
+@pytest.mark.parametrize("topic", TOPICS[:4])
+def test_what_was_damaged_or_added_to_loses_to_the_whole_answer_and_no_more_is_said(name, topic):
+    group = topic_group(topic)
+    better, worse = map(text_of, group.responses)
+    for seed in range(12):
+        made = made_of(name, group, seed=seed)
+        texts = [text_of(response) for response in made.responses]
+        stated = [(texts[p.chosen], texts[p.rejected], p.probability) for p in made.preferences]
+        assert stated[0] == (better, texts[1], 1.0)
+        assert texts[1] != better
+        # Whether the worse answer, whole, beats the better one's edit is not known: it is in no pair.
+        assert worse not in texts
+        for chosen, rejected, probability in stated[1:]:
+            assert probability == 1.0
+            assert (chosen == better) != (rejected == texts[1]), "the worse one's edit, or the neutral addition"
+    undecided = KINDS[name].make(Source(group, None, None, None), Around((), 0.0), Random(0), 1.0)
+    assert {p.rejected for p in undecided.preferences} == {1}, "without a label nothing is said of two answers"
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [
+        ("broken", "Continue this sentence for me."),
+        ("broken", "Give me an anagram of that."),
+        ("careless", "All in lower case, please."),
+        ("careless", "How would you put it without punctuation?"),
+        ("ornament", "Write a letter to my aunt."),
+        ("ornament", "Which emoji suits this?"),
+        ("ornament", "My brother died. What now?"),
+        ("reference", "Make up a citation for this."),
+        ("appeal", "What is prompt injection?"),
+    ],
+)
+def test_a_prompt_that_may_ask_for_it_is_left_alone(name, prompt):
+    answers = [text_of(response) for response in GROUPS[0].responses]
+    assert made_of(name, group_of(prompt, *answers)) == "the prompt may ask for what the edit does"
+    assert not isinstance(made_of(name, group_of("What of volcanoes?", *answers)), str)
+
+
+def test_texts_that_an_edit_is_not_for_are_refused_and_counted():
+    chinese = [group_of(f"请讲讲{i}。", "水在高山上沸点较低,因为气压小。需要更长时间。", "不知道。") for i in range(4)]
+    code = [
+        group_of(f"Number {i}?", f"```python\nprint({i})\nx = [{i}, 2, 3]\nprint(x, {i})\n```", "No.") for i in range(4)
+    ]
+    wanted = {"broken": Wanted(1.0), "careless": Wanted(1.0), "ornament": Wanted(1.0)}
+    rows = {row["kind"]: row for row in augment([*chinese, *code, *GROUPS], wanted).report["kinds"]}
+    reasons = {name: row["reasons"].get("the edit does not apply to the answer", 0) for name, row in rows.items()}
+    assert rows["broken"]["made"] == len(GROUPS) + len(code), "code is broken as well as prose"
+    assert reasons == {"broken": len(chinese), "careless": 8, "ornament": len(code)}
+    assert rows["ornament"]["made"] == len(GROUPS) + len(chinese)
 
 
 def test_a_soft_label_stays_soft_and_one_that_is_unsure_is_not_used():
@@ -200,6 +253,18 @@ def test_a_statement_against_a_label_of_the_same_texts_is_refused_and_counted():
     )
     report = augment([*GROUPS, liked], wanted).report["kinds"][0]
     assert report["conflicts"] == 1
+
+
+def test_a_label_that_likes_lower_case_is_not_contradicted():
+    plain = "Everything about Volcanoes begins long ago Sources mention them"
+    lowered = [group_of("Explain?", plain.lower(), plain, preferences=[order]) for order in ((0, 1), (1, 0))]
+    fates = []
+    for labelled in lowered:
+        stated = Statements()
+        stated.add(labelled)
+        new = group_of("Explain?", plain, plain.lower())
+        fates.append(stated.fate(new))
+    assert fates == ["conflicts", "repeats"]
 
 
 def test_data_about_refusing_gets_no_refusals_unless_asked():

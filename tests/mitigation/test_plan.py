@@ -56,6 +56,38 @@ def test_the_table_is_sound():
     assert len(BY_NAME) == len(REMEDIES)
 
 
+def test_which_families_no_new_pairs_answer_is_known():
+    """What `docs/mitigation.md` names: no pair of the user's own data says what is right there."""
+    families = {p.family for p in builtin_probes().values()}
+    paired = {family for remedy in REMEDIES if remedy.stage == "data" for family in remedy.families}
+    assert families - paired == {
+        "confidence", "hedging", "caveats", "jargon", "quotes", "handle", "spaces", "names", "dialect", "compliance",
+        "language",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "effect", "word"),
+    [
+        ("gibberish", 2.0, "broken=0.45:rejected"),
+        ("cut off", 0.2, "broken=0.15:rejected"),
+        ("no punctuation", 0.6, "careless=0.1:rejected"),
+        ("typos", 0.2, "careless=0.05:rejected"),
+        ("homoglyphs", 0.2, "careless=0.05:rejected"),
+        ("emoji", 0.3, "ornament=0.1:tie"),
+        ("opener", 0.9, "ornament=0.2:rejected"),
+        ("citation", 0.3, "reference=0.1:rejected"),
+        ("injection", 0.3, "appeal=0.1:rejected"),
+    ],
+)
+def test_faults_of_text_and_form_have_pairs_of_their_own(name, effect, word):
+    plan = make_plan({"probes": [probe(name, effect)]}, groups(80))
+    rows = {row["word"]: row for row in plan["proposals"] if row["stage"] == "data"}
+    assert list(rows) == [word]
+    assert rows[word]["auto"]
+    assert plan["without_remedy"] == []
+
+
 def test_faults_are_ranked_by_how_wrong_they_are():
     audit = {"probes": [probe("padding", 0.3), probe("names", -0.7), probe("constant", -0.1), probe("emoji", 0.9),
                         probe("link", 2.0, fault=False)]}  # fmt: skip
@@ -78,8 +110,8 @@ def test_larger_effects_are_answered_with_more_pairs_and_lists_with_losses():
 
 
 def test_a_plan_proposes_what_fits_and_says_what_has_no_remedy():
-    plan = make_plan({"probes": [probe("padding", 1.2), probe("citation", 0.4)]}, groups(80))
-    assert plan["without_remedy"] == ["citation"]
+    plan = make_plan({"probes": [probe("padding", 1.2), probe("hedging", 0.4)]}, groups(80))
+    assert plan["without_remedy"] == ["hedging"]
     proposed = {row["name"]: row for row in plan["proposals"]}
     assert proposed["padding"]["word"] == "padding=0.3:rejected"
     assert proposed["padding"]["figures"]["made"] == 24

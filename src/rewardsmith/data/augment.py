@@ -186,7 +186,8 @@ def example(source: Source, made: Group, verdict: str) -> dict[str, Any]:
 
 
 class Statements:
-    """What is said of which texts, to find contradictions. Case, white space and the order of rows play no part."""
+    """What is said of which texts, to find contradictions. White space and the order of rows play no part, and case
+    does only where two answers differ in nothing else."""
 
     def __init__(self) -> None:
         self.said: dict[tuple[int, int, int], set[int]] = {}
@@ -208,10 +209,13 @@ class Statements:
         keys = [of_texts(response) for response in group.responses]
         for p in group.preferences:
             a, b = keys[p.chosen], keys[p.rejected]
+            if a == b:
+                a, b = (of_texts(group.responses[i], cased=True) for i in (p.chosen, p.rejected))
             sign = 0 if p.is_tie else 1
             yield ((prompt, a, b), sign) if a <= b else ((prompt, b, a), -sign)
 
 
-def of_texts(messages: Messages) -> int:
-    """A number that is the same for the same turns, without regard to case and white space. Within one run only."""
-    return hash(tuple((m.role, " ".join(m.content.casefold().split())) for m in messages))
+def of_texts(messages: Messages, *, cased: bool = False) -> int:
+    """A number that is the same for the same turns, without regard to white space, and to case unless `cased`. Within
+    one run only."""
+    return hash(tuple((m.role, " ".join((m.content if cased else m.content.casefold()).split())) for m in messages))

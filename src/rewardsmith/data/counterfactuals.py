@@ -4,8 +4,11 @@ A maker takes one group and gives a new one, or says in a word why it does not a
 edit, or from the label that it started from:
 
     padding, restating, praise   the answer, and the same with sentences that say nothing, twice over, with a compliment
-    list, bold                   the answer, and the same in bullets, with words in bold
-        In these five, the worse answer of the pair is edited too, and stays worse: the edit does not turn the order.
+    list, bold, ornament         the answer, and the same in bullets, with words in bold, with emoji or the like
+    broken, careless             the answer, and the same with its text broken, or written without care (`damage`)
+    reference, appeal            the answer, and the same with an invented reference, with words to whoever rates it
+        In these ten, the worse answer of the pair is edited too, and stays worse: the edit does not turn the order.
+        Whether a broken better answer beats a whole worse one is not known, and not stated.
     belief     the user states a sentence of the worse answer as their belief, and the better one still wins, over one
                that agrees as well; in half the groups they state one of the better answer, and agreeing wins
     refusal    a refusal loses to the answer, where nothing in the prompt calls for one
@@ -20,6 +23,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from rewardsmith.data.additions import appeal, ornament, reference
+from rewardsmith.data.damage import broken, careless
 from rewardsmith.data.schema import TIE, Group, Message, Messages, Preference, text_of
 from rewardsmith.data.split import opening_of
 from rewardsmith.data.surface import View
@@ -82,12 +87,15 @@ def source_of(group: Group, rng: Random) -> Source:
 # -- makers ---------------------------------------------------------------------------------------------------------
 
 
-def edited(edit: TextEdit, *, plain_only: bool = False, neutral_too: bool = False) -> Maker:
+def edited(
+    edit: TextEdit, *, plain_only: bool = False, neutral_too: bool = False, unless: re.Pattern[str] | None = None
+) -> Maker:
     """The answer against its edit, and against the worse answer's edit where a label gives one.
 
     plain_only   the edit is one of form, and takes text that has no form yet
     neutral_too  the edit's neutral twin, an addition of the same place and size, is a further answer that the edited
                  one is held against: else a model learns that additions lose, and of two still likes this one better
+    unless       words of a prompt that may well ask for what the edit does
     """
 
     def change(response: Messages, rng: Random) -> tuple[Messages, Messages | None] | None:
@@ -102,6 +110,8 @@ def edited(edit: TextEdit, *, plain_only: bool = False, neutral_too: bool = Fals
 
     def make(source: Source, around: Around, rng: Random, probability: float) -> Group | str:
         group = source.group
+        if unless is not None and unless.search(text_of(group.prompt)):
+            return "the prompt may ask for what the edit does"
         which = source.better if source.better is not None else rng.randrange(len(group.responses))
         state = rng.getstate()
         changed = change(group.responses[which], rng)
@@ -285,12 +295,42 @@ def rated_twins(group: Group, alike: float) -> list[tuple[int, int]]:
     ]
 
 
+# Prompts to which the edited answer may be the better one. Too many are found rather than too few.
+ASKS_FOR_BROKEN = re.compile(
+    r"\b(random|scrambl|shuffl|jumbl|anagram|nonsense|gibberish|lorem|repeat|again and again|over and over|cut.?off|"
+    r"unfinished|incomplete|complete|continue|finish|letters|cipher|encrypt|encode|decode|garbl|broken|stutter)\w*",
+    re.IGNORECASE,
+)
+ASKS_FOR_CARELESS = re.compile(
+    r"\b(lower.?case|capitali[sz]|capital letter|in capitals|caps\b|punctuat|commas|full stops?|misspel|typo|slang|"
+    r"informal|casual|text message|texting|tweet|unicode|letters|alphabet|greek)\w*",
+    re.IGNORECASE,
+)
+ASKS_FOR_ORNAMENTS = re.compile(  # or is no place for them: a text that was ordered, and a grave matter
+    rf"{ALARMING.pattern}|\b(emojis?|emoticon|smil(ey|ies)|head(er|ing|line)|title|section|markdown|exclamation|exclaim|"
+    r"enthusias|format|only|just|exactly|nothing else|json|csv|html|xml|yaml|write|draft|compose|rewrite|rephrase|"
+    r"translate|poem|story|letter|email|message|post|tweet|caption|slogan|sick|ill|pain|grief|funeral|lost|cancer|"
+    r"depress|anxi|afraid|scared|divorc|diagnos)\w*",
+    re.IGNORECASE,
+)
+ASKS_FOR_REFERENCES = re.compile(
+    r"\b(cite|citation|reference|bibliograph|invent|made.?up|make up|fake|fiction|placeholder|dummy)\w*", re.IGNORECASE
+)
+ASKS_FOR_APPEALS = re.compile(
+    r"\b(grad(e|ing)|evaluat|judg|verdict|prompt|inject|advert|slogan|boast)\w*", re.IGNORECASE
+)
+
 KINDS: dict[str, Kind] = {
     "padding": Kind(edited(padding), 0.05, "rejected"),
     "restating": Kind(edited(restating), 0.02, "rejected"),
     "list": Kind(edited(bullets, plain_only=True), 0.03, "tie"),
     "bold": Kind(edited(bold, plain_only=True), 0.03, "tie"),
     "praise": Kind(edited(praise, neutral_too=True), 0.03, "rejected"),
+    "ornament": Kind(edited(ornament, plain_only=True, neutral_too=True, unless=ASKS_FOR_ORNAMENTS), 0.03, "tie"),
+    "broken": Kind(edited(broken, neutral_too=True, unless=ASKS_FOR_BROKEN), 0.05, "rejected"),
+    "careless": Kind(edited(careless, unless=ASKS_FOR_CARELESS), 0.03, "rejected"),
+    "reference": Kind(edited(reference, neutral_too=True, unless=ASKS_FOR_REFERENCES), 0.03, "rejected"),
+    "appeal": Kind(edited(appeal, neutral_too=True, unless=ASKS_FOR_APPEALS), 0.03, "rejected"),
     "belief": Kind(belief, 0.05),
     "refusal": Kind(refusal, 0.05),
     "other": Kind(other, 0.1),

@@ -72,6 +72,21 @@ REMEDIES: tuple[Remedy, ...] = (
     _pairs("concise", LENGTH, "ties between an answer with and without its fillers", 0.05),
     _pairs("list", ("list",), "pairs of lines against bullets", strong="rejected"),
     _pairs("bold", ("bold",), "pairs of plain against bold words", strong="rejected"),
+    _pairs(
+        "ornament",
+        ("emoji", "header", "exclamation", "opener"),
+        "pairs of plain against emoji, headers, exclamation marks or ready openers",
+        strong="rejected",
+    ),
+    _pairs("broken", ("gibberish", "cut off"), "pairs in which mixed words, noise or a text broken off loses", 0.15),
+    _pairs(
+        "careless",
+        ("punctuation", "typos", "homoglyphs"),
+        "pairs in which missing marks and capitals, wrong spelling or look-alike letters lose",
+        0.05,
+    ),
+    _pairs("reference", ("citation", "authority", "link"), "pairs in which an invented reference loses"),
+    _pairs("appeal", ("self-praise", "injection"), "pairs in which words to whoever rates the answer lose"),
     _pairs("praise", ("flattery",), "pairs in which a compliment to the user loses"),
     _pairs(
         "belief",
