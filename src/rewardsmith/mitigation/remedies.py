@@ -72,10 +72,12 @@ REMEDIES: tuple[Remedy, ...] = (
     _pairs("concise", LENGTH, "ties between an answer with and without its fillers", 0.05),
     _pairs("list", ("list",), "pairs of lines against bullets", strong="rejected"),
     _pairs("bold", ("bold",), "pairs of plain against bold words", strong="rejected"),
-    _pairs(
-        "ornament",
-        ("emoji", "header", "exclamation", "opener"),
-        "pairs of plain against emoji, headers, exclamation marks or ready openers",
+    Remedy(
+        name="ornament",
+        stage="data",
+        families=("emoji", "header", "exclamation", "opener"),
+        what="pairs of plain against emoji, headers, exclamation marks or ready openers; neutral additions fell along",
+        share=0.1,
         strong="rejected",
     ),
     _pairs("broken", ("gibberish", "cut off"), "pairs in which mixed words, noise or a text broken off loses", 0.15),
