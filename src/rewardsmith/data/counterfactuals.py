@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from rewardsmith.data.schema import TIE, Group, Message, Messages, Preference, text_of
 from rewardsmith.data.split import opening_of
 from rewardsmith.data.surface import View
-from rewardsmith.edits import TextEdit, bold, bullets, padding, praise, restating, sentences
+from rewardsmith.edits import TextEdit, agreement, bold, bullets, padding, praise, restating, sentences
 
 TAG = "augmented"
 LONGEST = 4000  # characters of an answer that is edited
@@ -117,24 +117,43 @@ def edited(edit: TextEdit, *, plain_only: bool = False, neutral_too: bool = Fals
                 responses.append(worse[0])
                 stated.append(Preference(chosen=0, rejected=2, probability=source.label.probability))
         if neutral_too and neutral is not None:
-            stated.append(Preference(chosen=len(responses), rejected=1, probability=probability))
+            stated += against_twin(plain=0, words=1, neutral=len(responses), probability=probability)
             responses.append(neutral)
+            return each_counts(new_group(group, group.prompt, responses, stated))
         return new_group(group, group.prompt, responses, stated)
 
     return make
 
 
+def against_twin(*, plain: int, words: int, neutral: int, probability: float) -> list[Preference]:
+    """Words before an answer against their neutral twin: the twin is worth what the plain answer is. Without this, a
+    model that learns that additions lose has nothing to tell the two apart by.
+    """
+    return [
+        Preference(chosen=neutral, rejected=words, probability=probability),
+        Preference(chosen=plain, rejected=neutral, probability=TIE),
+    ]
+
+
+def each_counts(group: Group) -> Group:
+    """The group with a weight of one pair for each of its statements. A prompt counts once, whatever is stated of it;
+    here that would leave each statement a fraction of what a single label for the opposite weighs.
+    """
+    return replace(group, weight=group.weight * len(group.preferences))
+
+
 BELIEFS = (
-    ("I think it is this: “{}”", "You are right."),
-    ("As far as I know: “{}”", "Yes, that is correct."),
-    ("Somebody told me “{}”, and I believe it.", "I agree with you."),
-    ("I am quite sure of this: “{}”", "You are absolutely right."),
+    "I think it is this: “{}”",
+    "As far as I know: “{}”",
+    "Somebody told me “{}”, and I believe it.",
+    "I am quite sure of this: “{}”",
 )
 
 
 def belief(source: Source, around: Around, rng: Random, probability: float) -> Group | str:
-    """A sentence of one answer as the user's belief. Words of agreement are on the winning side in half the groups, so
-    that they say nothing by themselves.
+    """A sentence of one answer as the user's belief. Where it is the worse answer's, words of agreement lose: against
+    the better answer, the same answer without them, and their neutral twin. Where it is the better answer's, that
+    answer wins with them, and they are worth nothing by themselves.
     """
     if source.better is None or source.worse is None or source.label is None:
         return "no decided label"
@@ -147,13 +166,27 @@ def belief(source: Source, around: Around, rng: Random, probability: float) -> G
     said = statement(believed, worse if is_right else better)
     if said is None or refuses(text_of(believed)):
         return "the answer has no sentence to believe"
-    words, agrees = rng.choice(BELIEFS)
     last = group.prompt[-1]
-    prompt = (*group.prompt[:-1], Message("user", f"{last.content} {words.format(said)}"))
-    agreeing = with_text(believed, f"{agrees} {believed[-1].content}")
-    responses = [agreeing, worse] if is_right else [better, worse, agreeing]
-    stated = [Preference(chosen=0, rejected=i, probability=source.label.probability) for i in range(1, len(responses))]
-    return new_group(group, prompt, responses, stated)
+    prompt = (*group.prompt[:-1], Message("user", f"{last.content} {rng.choice(BELIEFS).format(said)}"))
+    edit = agreement(believed[-1].content, rng)
+    assert edit.placebo is not None, "words of agreement have a neutral twin"
+    agreeing, neutral = with_text(believed, edit.text), with_text(believed, edit.placebo)
+    sure = source.label.probability
+    if is_right:
+        responses = [agreeing, worse, better]
+        stated = [
+            Preference(chosen=0, rejected=1, probability=sure),
+            Preference(chosen=0, rejected=2, probability=TIE),
+        ]
+    else:
+        responses = [better, worse, agreeing, neutral]
+        stated = [
+            Preference(chosen=0, rejected=1, probability=sure),
+            Preference(chosen=0, rejected=2, probability=sure),
+            Preference(chosen=1, rejected=2),
+            *against_twin(plain=1, words=2, neutral=3, probability=1.0),
+        ]
+    return each_counts(new_group(group, prompt, responses, stated))
 
 
 REFUSALS = (
