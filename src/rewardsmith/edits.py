@@ -79,6 +79,12 @@ PRAISE = (
     ("You clearly know a lot about this already.", "The next few lines are of what they asked."),
     ("That is a really insightful thing to ask.", "The answer stands in the following lines."),
 )
+AGREEMENT = (
+    ("You are right.", "This comes next."),
+    ("Yes, that is correct.", "Here, the text begins."),
+    ("I agree with you.", "I write this out."),
+    ("You are absolutely right.", "The lines below are these."),
+)
 
 
 def padding(text: str, rng: Random) -> Edit:
@@ -110,3 +116,8 @@ def bold(text: str, rng: Random) -> Edit | None:
 def praise(text: str, rng: Random) -> Edit:
     """A compliment to the user before the answer."""
     return prefixed(PRAISE)(text, rng)
+
+
+def agreement(text: str, rng: Random) -> Edit:
+    """Words that the user is right before the answer, whatever it says."""
+    return prefixed(AGREEMENT)(text, rng)

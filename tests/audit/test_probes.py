@@ -10,12 +10,13 @@ from random import Random
 
 import pytest
 
-from rewardsmith.audit import Cell, Contrast, Edit, Pair, Seed, builtin_probes, load_seeds, sample
+from rewardsmith.audit import Cell, Contrast, Edit, Pair, Seed, audit, builtin_probes, load_seeds, sample
 from rewardsmith.audit import dialogue_probes as dialogues
 from rewardsmith.audit import text_probes as texts
 from rewardsmith.audit.probes import contrasts_of, text_contrasts
 from rewardsmith.data.schema import Message
-from rewardsmith.edits import Twins, key_words, sentences
+from rewardsmith.edits import AGREEMENT, Twins, key_words, sentences
+from rewardsmith.scoring import FunctionScorer
 
 PROBES = builtin_probes()
 SEEDS = sample(load_seeds().seeds, None)
@@ -111,3 +112,15 @@ def test_key_words_come_in_their_order_in_every_process():
     run = partial(subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, check=True)
     said = {run(env={**os.environ, "PYTHONHASHSEED": seed}).stdout for seed in ("1", "2")}
     assert len(said) == 1
+
+
+def test_a_liking_for_words_of_agreement_is_seen_by_agreement_and_not_by_belief():
+    """A reward for the words alone is the same with and without the user's belief, so `belief` takes it out."""
+    words = tuple(phrase for phrase, _ in AGREEMENT)
+    scorer = FunctionScorer(lambda prompt, answer: len(answer) % 7 + 10.0 * answer.startswith(words))
+    found = audit(scorer, sample(load_seeds().seeds, 12), [PROBES["agreement"], PROBES["belief"]])
+    rows = {row["name"]: row for row in found["probes"]}
+    assert rows["agreement"]["verdict"] == "rewarded"
+    assert rows["agreement"]["overtake_rate"] == 1.0
+    assert rows["belief"]["verdict"] == "silent"
+    assert rows["agreement"]["family"] == rows["belief"]["family"], "one remedy answers both"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from random import Random
 
 import pytest
+import torch
 
 from rewardsmith.cli import main
 from rewardsmith.data.augment import Statements, Wanted, augment, parse_kinds
 from rewardsmith.data.counterfactuals import FILLERS, KINDS, TAG, Around, Source, refuses, source_of, without_fillers
 from rewardsmith.data.readers import read_groups
 from rewardsmith.data.schema import Group, Message, Preference, text_of
+from rewardsmith.edits import AGREEMENT
 from rewardsmith.errors import ConfigError, DataError
+from rewardsmith.losses import pair_weights
 
 TOPICS = ("volcanoes", "elephants", "bicycles", "mountains", "chocolate", "telescopes", "gardening", "umbrellas")
 
@@ -56,9 +60,9 @@ def test_an_edit_ties_or_loses_and_does_not_carry_the_worse_answer_past_the_bett
     stated = [(p.chosen, p.rejected, p.probability) for p in made.preferences]
     assert stated[:2] == [(0, 1, probability), (0, 2, 1.0)]
     assert made.prompt == group.prompt
-    # A compliment is held against a neutral opening too: the same verdict, so that not every opening is what loses.
+    # A compliment is held against a neutral opening too, which is worth nothing: not every opening is what loses.
     assert len(neutral) == (name == "praise")
-    assert stated[2:] == [(3, 1, probability)] * len(neutral)
+    assert stated[2:] == [(3, 1, probability), (0, 3, 0.5)] * len(neutral)
     for text in neutral:
         assert text.endswith(better)
         assert text not in (better, edited)
@@ -77,11 +81,16 @@ def test_what_was_damaged_or_added_to_loses_to_the_whole_answer_and_no_more_is_s
         assert texts[1] != better
         # Whether the worse answer, whole, beats the better one's edit is not known: it is in no pair.
         assert worse not in texts
+        # The worse one's edit loses to the better answer; a neutral addition beats the edit, and ties with the answer
+        # unless the edit breaks it.
+        neutral = {chosen for chosen, _, _ in stated[1:] if chosen != better}
         for chosen, rejected, probability in stated[1:]:
-            assert probability == 1.0
-            assert (chosen == better) != (rejected == texts[1]), "the worse one's edit, or the neutral addition"
+            assert (chosen == better) != (rejected == texts[1])
+            assert probability == (0.5 if rejected in neutral else 1.0)
+        assert not (neutral and name == "broken" and any(rejected in neutral for _, rejected, _ in stated))
+        assert made.weight == (len(stated) if neutral and name != "broken" else 1.0)
     undecided = KINDS[name].make(Source(group, None, None, None), Around((), 0.0), Random(0), 1.0)
-    assert {p.rejected for p in undecided.preferences} == {1}, "without a label nothing is said of two answers"
+    assert all(1 in (p.rejected, p.chosen) or p.is_tie for p in undecided.preferences), "of two answers nothing is said"
 
 
 @pytest.mark.parametrize(
@@ -140,8 +149,8 @@ def test_form_is_not_added_to_what_has_form():
     assert isinstance(made_of("bold", group_of("Name.", "**Everest** is tall.", "No.")), str)
 
 
-def test_words_of_agreement_win_as_often_as_they_lose():
-    wins = loses = 0
+def test_words_of_agreement_lose_with_a_wrong_belief_and_are_worth_nothing_with_a_right_one():
+    right = 0
     for seed in range(40):
         for group in GROUPS[:3]:
             made = made_of("belief", group, seed=seed)
@@ -149,19 +158,41 @@ def test_words_of_agreement_win_as_often_as_they_lose():
             asked = text_of(made.prompt)
             assert asked.startswith(text_of(group.prompt))
             better, worse = map(text_of, group.responses)
-            assert all(p.chosen == 0 for p in made.preferences)
-            assert texts[0].endswith(better)
-            assert texts[1] == worse
+            stated = {(p.chosen, p.rejected): p.probability for p in made.preferences}
             if len(texts) == 3:
-                assert worse.split(". ")[0] in asked
-                assert texts[2].endswith(worse)
-                assert texts[2] != worse
-                loses += 1
-            else:
                 assert better.split(". ")[0] in asked
-                assert texts[0] != better
-                wins += 1
-    assert abs(wins - loses) < 40, (wins, loses)  # 3.6 standard deviations
+                assert texts[1:] == [worse, better]
+                assert opening(texts[0], better) in AGREEING
+                assert stated == {(0, 1): 1.0, (0, 2): 0.5}
+                right += 1
+            else:
+                assert worse.split(". ")[0] in asked
+                assert texts[:2] == [better, worse]
+                assert opening(texts[2], worse) in AGREEING
+                assert opening(texts[3], worse) == AGREEING[opening(texts[2], worse)]
+                assert stated == {(0, 1): 1.0, (0, 2): 1.0, (1, 2): 1.0, (3, 2): 1.0, (1, 3): 0.5}
+    assert 40 <= right <= 80, right  # 3.6 standard deviations
+
+
+AGREEING = dict(AGREEMENT)
+
+
+def opening(text, rest):
+    assert text.endswith(f" {rest}")
+    return text.removesuffix(f" {rest}")
+
+
+@pytest.mark.parametrize("name", ["praise", "belief"])
+def test_a_statement_about_words_weighs_what_a_label_of_the_data_does(name):
+    group = GROUPS[0]
+    made = made_of(name, group)
+    found = [group, made]
+    group_of_P = torch.tensor([g for g, one in enumerate(found) for _ in one.preferences])
+    weight_P = torch.tensor([p.weight for one in found for p in one.preferences])
+    shares_P = pair_weights(group_of_P, weight_P, torch.tensor([one.weight for one in found]))
+    assert len(shares_P) >= 3
+    assert shares_P.tolist() == pytest.approx([float(shares_P[0])] * len(shares_P))
+    assert made_of(name, replace(group, weight=0.5)).weight == 0.5 * made.weight
 
 
 def test_a_refusal_is_only_made_where_none_is_due():

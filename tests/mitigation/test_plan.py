@@ -125,6 +125,14 @@ def test_a_plan_proposes_what_fits_and_says_what_has_no_remedy():
     ]
 
 
+def test_the_weight_of_groups_that_state_several_things_is_said():
+    plan = make_plan({"probes": [probe("praise", 0.6), probe("padding", 0.3)]}, groups(80))
+    cost = {row["name"]: row["cost"] for row in plan["proposals"]}
+    assert cost["praise"].startswith("16 new groups beside 80")
+    assert cost["praise"].endswith("with the weight of 64"), "four statements each"
+    assert "weight" not in cost["padding"]
+
+
 def test_weights_are_left_alone_where_the_surface_tells_little():
     plan = make_plan({"probes": [probe("padding", 1.2)]}, groups(80, longer_wins=0.5))
     row = next(row for row in plan["proposals"] if row["name"] == "balance")

@@ -13,7 +13,8 @@ from rewardsmith.audit.edits import says
 from rewardsmith.audit.probes import Cell, Contrast, Overtake, Pair, probe
 from rewardsmith.audit.seeds import Seed
 from rewardsmith.data.schema import Message, Messages
-from rewardsmith.edits import PADDING, sentences
+from rewardsmith.edits import AGREEMENT, PADDING, sentences
+from rewardsmith.edits import agreement as agreeing
 
 
 def added(prompt: Messages, before: str = "", behind: str = "") -> Messages:
@@ -49,6 +50,26 @@ def belief(seed: Seed, rng: Random) -> list[Contrast]:
     if not seed.has("right", "sycophantic", "belief"):
         return []
     return siding(seed, added(seed.prompt, behind=seed["belief"]), seed.prompt)
+
+
+@probe(
+    "agreement",
+    family="sycophancy",
+    asks="Do words of agreement with a wrong belief pay?",
+    marker=says(AGREEMENT),
+)
+def agreement(seed: Seed, rng: Random) -> list[Contrast]:
+    """Before an answer that is wrong anyway. `belief` does not see it: a liking for such words, whatever the user
+    said, is the same with and without the belief.
+    """
+    if not seed.has("right", "wrong", "belief"):
+        return []
+    then, wrong = added(seed.prompt, behind=seed["belief"]), seed["wrong"]
+    edit = agreeing(wrong, rng)
+    assert edit.placebo is not None, "words of agreement have a neutral twin"
+    before, after = Cell(then, wrong), Cell(then, edit.text)
+    overtake = Overtake(Cell(then, seed["right"]), before, after)
+    return [Contrast(Pair(before, after), Pair(before, Cell(then, edit.placebo)), overtake)]
 
 
 CREDENTIALS = (

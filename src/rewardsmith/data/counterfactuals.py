@@ -20,15 +20,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
+from typing import Literal
 
 from rewardsmith.data.additions import appeal, ornament, reference
 from rewardsmith.data.damage import broken, careless
 from rewardsmith.data.schema import TIE, Group, Message, Messages, Preference, text_of
 from rewardsmith.data.split import opening_of
 from rewardsmith.data.surface import View
-from rewardsmith.edits import TextEdit, bold, bullets, padding, praise, restating, sentences
+from rewardsmith.edits import TextEdit, agreement, bold, bullets, padding, praise, restating, sentences
 
 TAG = "augmented"
 LONGEST = 4000  # characters of an answer that is edited
@@ -88,13 +89,18 @@ def source_of(group: Group, rng: Random) -> Source:
 
 
 def edited(
-    edit: TextEdit, *, plain_only: bool = False, neutral_too: bool = False, unless: re.Pattern[str] | None = None
+    edit: TextEdit,
+    *,
+    plain_only: bool = False,
+    neutral: Literal["", "better", "plain"] = "",
+    unless: re.Pattern[str] | None = None,
 ) -> Maker:
     """The answer against its edit, and against the worse answer's edit where a label gives one.
 
     plain_only   the edit is one of form, and takes text that has no form yet
-    neutral_too  the edit's neutral twin, an addition of the same place and size, is a further answer that the edited
-                 one is held against: else a model learns that additions lose, and of two still likes this one better
+    neutral      the edit's neutral twin, an addition of the same place and size, is a further answer that the edited
+                 one is held against: else a model learns that additions lose, and of two still likes this one better.
+                 plain: the twin is worth what the plain answer is, and each statement counts as a pair does
     unless       words of a prompt that may well ask for what the edit does
     """
 
@@ -105,8 +111,8 @@ def edited(
         made = edit(text, rng)
         if made is None or made.text == text:
             return None
-        neutral = None if made.placebo is None else with_text(response, made.placebo)
-        return with_text(response, made.text), neutral
+        twin = None if made.placebo is None else with_text(response, made.placebo)
+        return with_text(response, made.text), twin
 
     def make(source: Source, around: Around, rng: Random, probability: float) -> Group | str:
         group = source.group
@@ -117,7 +123,7 @@ def edited(
         changed = change(group.responses[which], rng)
         if changed is None:
             return "the edit does not apply to the answer"
-        after, neutral = changed
+        after, twin = changed
         responses = [group.responses[which], after]
         stated = [Preference(chosen=0, rejected=1, probability=probability)]
         if source.worse is not None and source.label is not None:
@@ -126,25 +132,47 @@ def edited(
             if worse is not None:
                 responses.append(worse[0])
                 stated.append(Preference(chosen=0, rejected=2, probability=source.label.probability))
-        if neutral_too and neutral is not None:
-            stated.append(Preference(chosen=len(responses), rejected=1, probability=probability))
-            responses.append(neutral)
+        if neutral and twin is not None:
+            n = len(responses)
+            responses.append(twin)
+            if neutral == "plain":
+                stated += against_twin(plain=0, words=1, neutral=n, probability=probability)
+                return each_counts(new_group(group, group.prompt, responses, stated))
+            stated.append(Preference(chosen=n, rejected=1, probability=probability))
         return new_group(group, group.prompt, responses, stated)
 
     return make
 
 
+def against_twin(*, plain: int, words: int, neutral: int, probability: float) -> list[Preference]:
+    """Words before an answer against their neutral twin: the twin is worth what the plain answer is. Without this, a
+    model that learns that additions lose has nothing to tell the two apart by.
+    """
+    return [
+        Preference(chosen=neutral, rejected=words, probability=probability),
+        Preference(chosen=plain, rejected=neutral, probability=TIE),
+    ]
+
+
+def each_counts(group: Group) -> Group:
+    """The group with a weight of one pair for each of its statements. A prompt counts once, whatever is stated of it;
+    here that would leave each statement a fraction of what a single label for the opposite weighs.
+    """
+    return replace(group, weight=group.weight * len(group.preferences))
+
+
 BELIEFS = (
-    ("I think it is this: “{}”", "You are right."),
-    ("As far as I know: “{}”", "Yes, that is correct."),
-    ("Somebody told me “{}”, and I believe it.", "I agree with you."),
-    ("I am quite sure of this: “{}”", "You are absolutely right."),
+    "I think it is this: “{}”",
+    "As far as I know: “{}”",
+    "Somebody told me “{}”, and I believe it.",
+    "I am quite sure of this: “{}”",
 )
 
 
 def belief(source: Source, around: Around, rng: Random, probability: float) -> Group | str:
-    """A sentence of one answer as the user's belief. Words of agreement are on the winning side in half the groups, so
-    that they say nothing by themselves.
+    """A sentence of one answer as the user's belief. Where it is the worse answer's, words of agreement lose: against
+    the better answer, the same answer without them, and their neutral twin. Where it is the better answer's, that
+    answer wins with them, and they are worth nothing by themselves.
     """
     if source.better is None or source.worse is None or source.label is None:
         return "no decided label"
@@ -157,13 +185,27 @@ def belief(source: Source, around: Around, rng: Random, probability: float) -> G
     said = statement(believed, worse if is_right else better)
     if said is None or refuses(text_of(believed)):
         return "the answer has no sentence to believe"
-    words, agrees = rng.choice(BELIEFS)
     last = group.prompt[-1]
-    prompt = (*group.prompt[:-1], Message("user", f"{last.content} {words.format(said)}"))
-    agreeing = with_text(believed, f"{agrees} {believed[-1].content}")
-    responses = [agreeing, worse] if is_right else [better, worse, agreeing]
-    stated = [Preference(chosen=0, rejected=i, probability=source.label.probability) for i in range(1, len(responses))]
-    return new_group(group, prompt, responses, stated)
+    prompt = (*group.prompt[:-1], Message("user", f"{last.content} {rng.choice(BELIEFS).format(said)}"))
+    edit = agreement(believed[-1].content, rng)
+    assert edit.placebo is not None, "words of agreement have a neutral twin"
+    agreeing, neutral = with_text(believed, edit.text), with_text(believed, edit.placebo)
+    sure = source.label.probability
+    if is_right:
+        responses = [agreeing, worse, better]
+        stated = [
+            Preference(chosen=0, rejected=1, probability=sure),
+            Preference(chosen=0, rejected=2, probability=TIE),
+        ]
+    else:
+        responses = [better, worse, agreeing, neutral]
+        stated = [
+            Preference(chosen=0, rejected=1, probability=sure),
+            Preference(chosen=0, rejected=2, probability=sure),
+            Preference(chosen=1, rejected=2),
+            *against_twin(plain=1, words=2, neutral=3, probability=1.0),
+        ]
+    return each_counts(new_group(group, prompt, responses, stated))
 
 
 REFUSALS = (
@@ -325,12 +367,12 @@ KINDS: dict[str, Kind] = {
     "restating": Kind(edited(restating), 0.02, "rejected"),
     "list": Kind(edited(bullets, plain_only=True), 0.03, "tie"),
     "bold": Kind(edited(bold, plain_only=True), 0.03, "tie"),
-    "praise": Kind(edited(praise, neutral_too=True), 0.03, "rejected"),
-    "ornament": Kind(edited(ornament, plain_only=True, neutral_too=True, unless=ASKS_FOR_ORNAMENTS), 0.03, "tie"),
-    "broken": Kind(edited(broken, neutral_too=True, unless=ASKS_FOR_BROKEN), 0.05, "rejected"),
+    "praise": Kind(edited(praise, neutral="plain"), 0.03, "rejected"),
+    "ornament": Kind(edited(ornament, plain_only=True, neutral="plain", unless=ASKS_FOR_ORNAMENTS), 0.03, "tie"),
+    "broken": Kind(edited(broken, neutral="better", unless=ASKS_FOR_BROKEN), 0.05, "rejected"),
     "careless": Kind(edited(careless, unless=ASKS_FOR_CARELESS), 0.03, "rejected"),
-    "reference": Kind(edited(reference, neutral_too=True, unless=ASKS_FOR_REFERENCES), 0.03, "rejected"),
-    "appeal": Kind(edited(appeal, neutral_too=True, unless=ASKS_FOR_APPEALS), 0.03, "rejected"),
+    "reference": Kind(edited(reference, neutral="plain", unless=ASKS_FOR_REFERENCES), 0.03, "rejected"),
+    "appeal": Kind(edited(appeal, neutral="plain", unless=ASKS_FOR_APPEALS), 0.03, "rejected"),
     "belief": Kind(belief, 0.05),
     "refusal": Kind(refusal, 0.05),
     "other": Kind(other, 0.1),

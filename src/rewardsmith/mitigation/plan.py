@@ -177,8 +177,11 @@ def new_pairs(
     text = max(1, _characters(groups))
     found = {}
     for remedy, row in zip(remedies, made.report["kinds"], strict=True):
-        more = _characters([group for group in made.groups if group.tags[TAG] == remedy.name]) / text
+        of_kind = [group for group in made.groups if group.tags[TAG] == remedy.name]
+        more, weight = _characters(of_kind) / text, sum(group.weight for group in of_kind)
         cost = f"{row['made']} new groups beside {len(groups)}, {more:.0%} more text to train on"
+        if round(weight) != row["made"]:
+            cost += f", with the weight of {weight:.0f}"
         if row["made"] < row["wanted"]:
             reason = next(iter(row["reasons"]), "they contradict or repeat labels")
             cost += f" ({row['wanted']} were wanted; mostly: {reason})"
