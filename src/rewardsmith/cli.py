@@ -208,8 +208,9 @@ def parse(verb: str, arguments: Sequence[str]) -> tuple[Any, Common]:
 def one_line(box: str) -> str:
     """What the parser says in a drawn box, as a sentence."""
     text = " ".join("".join(" " if "\u2500" <= c <= "\u257f" else c for c in box).split())
-    text = text.removeprefix("Parsing error ").removeprefix("Required options ").split(" For full helptext")[0]
-    return text.rstrip(".") + "."
+    for title in ("Parsing error ", "Required options ", "Value error ", "Invalid choice ", "Error parsing options: "):
+        text = text.removeprefix(title)
+    return text.split(" For full helptext")[0].rstrip(".") + "."
 
 
 def expand_config(arguments: Sequence[str], options_class: type) -> list[str]:

@@ -131,7 +131,7 @@ def text_features(groups: Sequence[Group], seed: int = 0) -> list[Floats]:
     n = min(COMPONENTS, len(texts) - 1)
     blocks = [unit_scale(surface_RF)]
     if n > 0:
-        with threadpool_limits(1):
+        with threadpool_limits(1), np.errstate(invalid="ignore", divide="ignore"):  # texts of the same words
             reduced_RF = TruncatedSVD(n, random_state=seed).fit_transform(words_RF)
         blocks.append(unit_scale(reduced_RF))
     ends = np.cumsum([len(group.responses) for group in groups])[:-1]
