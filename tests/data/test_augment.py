@@ -211,6 +211,17 @@ def test_data_about_refusing_gets_no_refusals_unless_asked():
     assert asked.report["kinds"][0]["made"] == len(GROUPS)
 
 
+def test_english_words_are_not_put_into_another_language():
+    chinese = [
+        group_of(f"请告诉我中国的首都在哪里 {n}", f"北京是中国的首都。它在北方 {n}。", "不知道。") for n in range(20)
+    ]
+    wanted = {"padding": Wanted(1.0, "rejected"), "other": Wanted(1.0)}
+    rows = {row["kind"]: row for row in augment(chinese, wanted).report["kinds"]}
+    said = "the words to add are English, the text is not"
+    assert (rows["padding"]["made"], rows["padding"]["reasons"]) == (0, {said: 20})
+    assert said not in rows["other"]["reasons"]
+
+
 def test_nothing_decided_is_said():
     tied = Group(
         prompt=(), responses=(turn("a"), turn("b")), preferences=(Preference(chosen=0, rejected=1, probability=0.5),)

@@ -19,8 +19,8 @@ def around(value: float, width: float = 0.1) -> dict[str, Any]:
 
 
 def side(value: float, fault: bool) -> dict[str, Any]:
-    twin = {"change_sd": value + 0.3, "placebo_sd": 0.3}
-    return {**around(value), "fault": fault, "verdict": "rewarded" if fault else "silent", "overtake_rate": None, **twin}
+    verdict = {"fault": fault, "verdict": "rewarded" if fault else "silent", "overtake_rate": None}
+    return {**around(value), **verdict, "change_sd": value + 0.3, "placebo_sd": 0.3}
 
 
 def made(**changes: Any) -> dict[str, Any]:

@@ -307,7 +307,7 @@ def select(
     n, n_candidates = len(batch.chosen), len(pool.group_P) - len(before)
     warnings = []
     if n < budget:
-        passed = ", ".join(f"{count} {why}" for why, count in batch.passed_over.items()) or "none passed over"
+        passed = ", ".join(f"{count} {why}" for why, count in batch.passed_over.items() if count) or "none passed over"
         warnings.append(
             f"{n} pairs instead of {budget}: the pool has {n_candidates} candidate pairs ({passed}); give a "
             "larger pool, or raise --per-prompt"
