@@ -283,6 +283,14 @@ def test_export(run, tmp_path):
         (("evaluate", "rm", "lm", "--benchmark", "llmbar", "--limit", "3"), "--limit with --benchmark"),
         (("evaluate", "rm", "prefs.jsonl", "--benchmark", "rm-bench"), "prefs.jsonl"),
         (("calibrate", "rm", "missing.jsonl"), "missing.jsonl"),
+        (("calibrate", "rm", "prefs.jsonl", "--length-share", "0.5"), "error: --length-share 0.5 is the share"),
+        (("calibrate", "http://localhost:1", "prefs.jsonl"), "is a server"),
+        (("data", "augment", "prefs.jsonl", "--output", "prefs.jsonl", "--overwrite"), "is a file that is read"),
+        (("data", "augment", "prefs.jsonl", "--output", "prefs.jsonl/a.jsonl"), "is a file, not a folder"),
+        (
+            ("data", "balance", "prefs.jsonl", "--output", "a.jsonl", "--review", "a.jsonl"),
+            "another name than --output",
+        ),
         (("score", "rm", "prefs.jsonl", "--output", "rows.txt"), "name it .jsonl"),
         (("data", "check", "lm/config.json"), "config.json"),
         (("data", "convert", "prefs.jsonl", "--to", "trl", "--output", "rm/config.json"), "exists"),
@@ -423,6 +431,7 @@ def test_adjusted_rewards_are_kept_and_shown_until_they_are_taken_out(run, tmp_p
         assert run(*score)[0] == 0
         return [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
 
+    run("calibrate", str(folder), data)  # a temperature, which every later calibration of this file finds again
     plain = scored()
     assert "adjusted" not in plain[0]
     code, _, err = run("evaluate", str(folder), data, "--adjusted")

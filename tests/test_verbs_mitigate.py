@@ -54,6 +54,7 @@ def test_the_loop_gives_before_and_after(mended):
     assert result["gate"]["before"]["passed"]
     assert result["gate"]["after"]["passed"]
     assert result["plan"]["warnings"] == []
+    assert result["training"]["left_out"] == {}
     for row, side in ((row, side) for row in result["probes"] for side in ("before", "after")):
         audit = json.loads((folder / "mended" / f"audit-{side}.json").read_text())
         assert row[side]["value"] == next(p["effect_sd"] for p in audit["probes"] if p["name"] == row["name"])
@@ -220,6 +221,7 @@ def test_a_plan_names_what_has_no_remedy(run, tmp_path):
     [
         (["--take", "magic"], "no remedy is named 'magic'"),
         (["--take", "balance=0.5"], "has no share"),
+        (["--take", "padding=0.1:wins"], "error: --take padding=0.1:wins: 'wins' is no verdict"),
         (["--train", "epochs"], "OPTION=VALUE"),
         (["--take", "praise", "--train", "epoch=3"], "no option of train"),
         (["--take", "label-smoothing", "flip-rate"], "give one of them"),
@@ -235,6 +237,30 @@ def test_a_mistake_is_one_line(run, tmp_path, words, says):
     assert (code, out) == (2, "")
     assert says in err
     assert err.count("\n") == 1
+
+
+def test_what_cannot_be_measured_or_written_is_said_before_the_audit(run, tmp_path, capsys):
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text('{"prompt": "q", "responses": ["a b", "c d"]}\n')
+    code, _, err = run(*ASKED, "--output", str(tmp_path / "mended"), "--eval-data", str(bare))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--eval-data: none of 1 groups has a label" in err
+    code, _, err = run(*ASKED, "--output", str(bare / "mended"))
+    assert code == 2
+    assert "bare.jsonl is a file, not a folder" in err
+    assert main(["mitigate", "http://localhost:1", "--data", "train.jsonl", "--output", "m", *ASKED]) == 2
+    assert "is a server" in capsys.readouterr().err
+    assert not (tmp_path / "mended").exists()
+
+
+def test_groups_that_training_left_out_are_counted(place, tmp_path, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.chdir(place)
+    long = tmp_path / "train.jsonl"
+    more = {"prompt": "q", "chosen": "The garden is long. " * 200, "rejected": "The tower."}
+    long.write_text((place / "train.jsonl").read_text() + json.dumps(more) + "\n")
+    words = ["mitigate", "rm", "--data", str(long), *ASKED, "--output", str(tmp_path / "mended"), "--take", "list"]
+    assert main(words) == 0
+    assert "1 of 45 groups were left out of training: 1 because an answer is longer" in capsys.readouterr().out
 
 
 def test_ties_alone_and_one_slice_are_said(run, tmp_path, capsys):

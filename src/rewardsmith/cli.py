@@ -12,6 +12,7 @@ import inspect
 import io
 import json
 import os
+import re
 import sys
 import tomllib
 import typing
@@ -207,9 +208,11 @@ def parse(verb: str, arguments: Sequence[str]) -> tuple[Any, Common]:
 
 def one_line(box: str) -> str:
     """What the parser says in a drawn box, as a sentence."""
-    text = " ".join("".join(" " if "\u2500" <= c <= "\u257f" else c for c in box).split())
-    text = text.removeprefix("Parsing error ").removeprefix("Required options ").split(" For full helptext")[0]
-    return text.rstrip(".") + "."
+    bare = re.sub(r"[\u2500-\u257f]|-{5,}", " ", box)  # lines of a box, or what stands for them without Unicode
+    text = " ".join(bare.split())
+    for title in ("Parsing error ", "Required options ", "Value error ", "Invalid choice ", "Error parsing options: "):
+        text = text.removeprefix(title)
+    return text.split(" For full helptext")[0].rstrip(".") + "."
 
 
 def expand_config(arguments: Sequence[str], options_class: type) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -133,6 +134,15 @@ class EnsembleScorerOptions(AggregateOptions, ScorerOptions):
         return super().open(model, aggregate=self.aggregate, aggregate_strength=self.aggregate_strength, **options)
 
 
+def check_place(option: str, path: str | Path) -> None:
+    """ConfigError where nothing can be written at `path`, before any work is done for it."""
+    above = next(place for place in Path(path).absolute().parents if place.exists())
+    if not above.is_dir():
+        raise ConfigError(f"{option} {path}: {above} is a file, not a folder")
+    if not os.access(above, os.W_OK):
+        raise ConfigError(f"{option} {path}: nothing may be written in {above}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class PageOptions:
     """Where the page of a verb goes."""
@@ -148,6 +158,8 @@ class PageOptions:
             raise ConfigError(f"--page {self.page}: a folder; give a file")
         if self.page is not None and Path(self.page).exists() and not self.overwrite:
             raise ConfigError(f"--page {self.page} exists; give another, or --overwrite")
+        if self.page is not None:
+            check_place("--page", self.page)
 
     def page_line(self) -> list[str]:
         """Where the page is, for people; nothing where none was asked for."""

@@ -13,7 +13,7 @@ from rewardsmith.data.options import ReadOptions
 from rewardsmith.data.schema import Group
 from rewardsmith.errors import ConfigError, DataError
 from rewardsmith.progress import say
-from rewardsmith.verbs_common import Files, ScorerOptions, at_least, dropped_lines, score_all
+from rewardsmith.verbs_common import Files, ScorerOptions, at_least, check_place, dropped_lines, score_all
 from rewardsmith.verbs_data import all_groups, read_facts
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class DataCoverage(ScorerOptions):
         at_least(seed=(self.seed, 0), clusters=(self.clusters, 1), tokens_per_batch=(self.tokens_per_batch, 16))
         if self.page is not None and Path(self.page).is_dir():
             raise ConfigError(f"--page {self.page}: is a folder; give a file")
+        if self.page is not None:
+            check_place("--page", self.page)
 
     def run(self, common: Common) -> dict[str, Any]:
         from rewardsmith.data.coverage.items import read_items
@@ -81,12 +83,18 @@ class DataCoverage(ScorerOptions):
         read = read_facts(report)
         result = {"files": list(self.files), "target_files": list(self.target), **found.report, **read}
         result |= {"scores": self.scores, "page": self.page}
-        result["warnings"] = [*found.report["warnings"], *map(reader_warning, read["warnings"])]
+        notes = [*self._fewer_topics(len(found.report["topics"])), *read["warnings"]]
+        result["warnings"] = [*found.report["warnings"], *map(note, notes)]
         if self.page is not None:
             from rewardsmith.report.coverage_page import write_coverage_page
 
             write_coverage_page(result, found.points, self.page)
         return result
+
+    def _fewer_topics(self, n: int) -> list[str]:
+        if self.clusters is None or n >= self.clusters:
+            return []
+        return [f"--clusters {self.clusters}: no more than {n} could be told apart"]
 
     def _embedders(self, common: Common) -> Callable[[], Embedder]:
         """What makes an embedder: prompts and answers take one each."""
@@ -122,7 +130,7 @@ class DataCoverage(ScorerOptions):
         return "\n".join([*lines, *dropped_lines(result["dropped"])])
 
 
-def reader_warning(message: str) -> dict[str, str]:
+def note(message: str) -> dict[str, str]:
     return {"kind": "reader", "level": "note", "message": message}
 
 

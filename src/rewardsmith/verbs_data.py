@@ -15,7 +15,16 @@ from rewardsmith.data.readers import read_groups
 from rewardsmith.data.schema import Group
 from rewardsmith.errors import ConfigError, DataError
 from rewardsmith.progress import Bar
-from rewardsmith.verbs_common import Files, ScorerOptions, at_least, dropped_lines, say_warnings, score_all, unscored
+from rewardsmith.verbs_common import (
+    Files,
+    ScorerOptions,
+    at_least,
+    check_place,
+    dropped_lines,
+    say_warnings,
+    score_all,
+    unscored,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +35,8 @@ if TYPE_CHECKING:
 NOTABLE = 0.01  # by how much the surface baseline has to rise to be pointed out
 
 
-def new_file(output: str, overwrite: bool) -> None:
-    """ConfigError where `output` may not be written, before any work is done for it."""
+def new_file(output: str, overwrite: bool, inputs: Sequence[str] = ()) -> None:
+    """ConfigError where `output` may not be written, before any work is done for it; nor may what is read."""
     from rewardsmith.data.convert import check_suffix
 
     check_suffix(Path(output))
@@ -35,6 +44,9 @@ def new_file(output: str, overwrite: bool) -> None:
         raise ConfigError(f"output {output!r} is a folder; give a file")
     if Path(output).exists() and not overwrite:
         raise ConfigError(f"output {output!r} exists; give another name, or --overwrite")
+    if any(Path(output).resolve() == Path(name).resolve() for name in inputs):
+        raise ConfigError(f"output {output!r} is a file that is read; give another name")
+    check_place("output", output)
 
 
 def all_groups(
@@ -110,7 +122,7 @@ class DataAugment:
         from rewardsmith.data.augment import augment, parse_kinds
         from rewardsmith.data.convert import convert
 
-        new_file(self.output, self.overwrite)
+        new_file(self.output, self.overwrite, self.files)
         groups, report = all_groups(self.files, self.read, common)
         made = augment(groups, parse_kinds(self.kinds) or None, seed=self.seed)
         written = convert([*([] if self.only_new else groups), *made.groups], "rewardsmith", self.output)
@@ -125,6 +137,10 @@ class DataAugment:
                 f"{row['conflicts']} that contradict a label, {row['repeats']} that repeat one; "
                 f"{row['not_applicable']} did not apply"
             )
+            if row["made"] < row["wanted"]:
+                lines += [f"{'':<12}{n} because {why}" for why, n in row["reasons"].items()]
+        if not result["made"]:
+            lines.append("warning: nothing was made; name kinds with larger shares: --kinds padding=0.5 other=0.5")
         lines += [f"  {kind:<10}left out: {why}" for kind, why in result["left_out"].items()]
         baseline = result["surface_baseline"]
         lines.append(baseline_line(baseline["before"], baseline["after"]))
@@ -172,6 +188,8 @@ class DataBalance(ScorerOptions):
         )
         if self.model is not None and self.review is None:
             raise ConfigError("--model is what labels are doubted with: say where the list goes with --review FILE")
+        if self.review is not None and Path(self.review).resolve() == Path(self.output).resolve():
+            raise ConfigError(f"--review {self.review}: give another name than --output has")
         if self.review is not None and not self.review.endswith(".jsonl"):
             raise ConfigError(f"--review {self.review!r}: give a name that ends in .jsonl")
 
@@ -180,7 +198,7 @@ class DataBalance(ScorerOptions):
         from rewardsmith.data.convert import convert
 
         for output in filter(None, (self.output, self.review)):
-            new_file(output, self.overwrite)
+            new_file(output, self.overwrite, self.files)
         groups, report = all_groups(self.files, self.read, common)
         found = balance(groups, cap=self.cap, resample=self.resample, seed=self.seed)
         review = None if self.review is None else self._review(groups, self.review, common)
@@ -286,7 +304,7 @@ class DataSelect(ScorerOptions):
         from rewardsmith.data.convert import convert
         from rewardsmith.data.select import labelled_pairs, select
 
-        new_file(self.output, self.overwrite)
+        new_file(self.output, self.overwrite, (*self.files, *self.labelled))
         groups, report = all_groups(self.files, self.read, common, labels=False)
         known = labelled_pairs(all_groups(self.labelled, self.read, common, labels=False)[0]) if self.labelled else []
         if self.labelled and not known:
@@ -296,9 +314,9 @@ class DataSelect(ScorerOptions):
         found = select(pool, self.strategy, self.budget, **more)
         chosen = found.pop("groups")
         if not chosen:
-            why = ", ".join(f"{count} {why}" for why, count in found["passed_over"].items()) or "it has none"
+            why = ", ".join(f"{count} {why}" for why, count in found["passed_over"].items() if count)
             first = f"; the first that was not read: {unread[0]['reason']}" if unread else ""
-            raise DataError(f"no pair of the pool can be chosen: {why}{first}")
+            raise DataError(f"no pair of the pool can be chosen: {why or 'it has none'}{first}; give a larger pool")
         convert(chosen, "rewardsmith", self.output)
         read = read_facts(report)
         singles = sum(len(group.responses) < 2 for group in groups)
@@ -356,7 +374,7 @@ class DataSelect(ScorerOptions):
         return found, [unscored(group, s.error) for group, s in zip(groups, scores) if s.error]
 
     def show(self, result: dict[str, Any]) -> str:
-        passed = "; ".join(f"{count} {why}" for why, count in result["passed_over"].items())
+        passed = "; ".join(f"{count} {why}" for why, count in result["passed_over"].items() if count)
         lines = [
             f"{self.output}: {result['selected']} pairs of {result['candidates']} candidates in {result['groups']} "
             f"groups by {result['strategy']}" + (f"; passed over: {passed}" if passed else ""),

@@ -159,6 +159,10 @@ class Calibrate(ScorerOptions):
         at_least(limit=(self.limit, 1), tokens_per_batch=(self.tokens_per_batch, 16), seed=(self.seed, 0))
         if not 0 <= self.length_share <= 1:
             raise ConfigError(f"--length-share {self.length_share}: give a share from 0 to 1")
+        if self.length_share != 1 and not self.length:
+            raise ConfigError(f"--length-share {self.length_share} is the share that --length takes out: add --length")
+        if "://" in self.model:
+            raise ConfigError(f"{self.model} is a server: name the artifact's folder, where the calibration is kept")
         if self.adjusted:
             raise ConfigError("--adjusted with calibrate: an adjustment is fitted to the plain rewards")
 

@@ -13,7 +13,7 @@ from rewardsmith.data.options import ReadOptions
 from rewardsmith.errors import ConfigError
 from rewardsmith.progress import Bar, say
 from rewardsmith.verbs_audit import N_SEEDS
-from rewardsmith.verbs_common import Name, PageOptions, ScorerOptions, adjusted_scorer, at_least
+from rewardsmith.verbs_common import Name, PageOptions, ScorerOptions, adjusted_scorer, at_least, check_place
 
 if TYPE_CHECKING:
     from rewardsmith.cli import Common
@@ -102,6 +102,7 @@ class Mitigate(PageOptions, ScorerOptions):
         if not Path(self.output).name or Path(self.output).is_file():
             raise ConfigError(f"--output {self.output!r}: give a folder of its own")
         self._check_inputs()
+        check_place("--output", Path(self.output) / OURS[0])
         self.check_page()
 
     def run(self, common: Common) -> dict[str, Any]:

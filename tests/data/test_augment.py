@@ -123,7 +123,7 @@ def test_texts_that_an_edit_is_not_for_are_refused_and_counted():
     reasons = {name: row["reasons"].get("the edit does not apply to the answer", 0) for name, row in rows.items()}
     assert rows["broken"]["made"] == len(GROUPS) + len(code), "code is broken as well as prose"
     assert reasons == {"broken": len(chinese), "careless": 8, "ornament": len(code)}
-    assert rows["ornament"]["made"] == len(GROUPS) + len(chinese)
+    assert rows["ornament"]["made"] == len(GROUPS), "its words are English"
 
 
 def test_a_soft_label_stays_soft_and_one_that_is_unsure_is_not_used():
@@ -305,6 +305,17 @@ def test_data_about_refusing_gets_no_refusals_unless_asked():
     assert "refusal" not in {row["kind"] for row in found.report["kinds"]}
     asked = augment([*GROUPS, *refusing], {"refusal": Wanted(1.0)})
     assert asked.report["kinds"][0]["made"] == len(GROUPS)
+
+
+def test_english_words_are_not_put_into_another_language():
+    chinese = [
+        group_of(f"请告诉我中国的首都在哪里 {n}", f"北京是中国的首都。它在北方 {n}。", "不知道。") for n in range(20)
+    ]
+    wanted = {"padding": Wanted(1.0, "rejected"), "other": Wanted(1.0)}
+    rows = {row["kind"]: row for row in augment(chinese, wanted).report["kinds"]}
+    said = "the words to add are English, the text is not"
+    assert (rows["padding"]["made"], rows["padding"]["reasons"]) == (0, {said: 20})
+    assert said not in rows["other"]["reasons"]
 
 
 def test_nothing_decided_is_said():

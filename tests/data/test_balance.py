@@ -150,6 +150,13 @@ def test_what_weights_cannot_mend_is_said():
     assert balance(BIASED).report["warnings"] == []
 
 
+def test_weights_that_do_not_carry_over_are_said():
+    noise = balance(biased(60, 0.5, seed=3)).report
+    sides = [noise["surface_baseline"][side]["logistic_accuracy"]["value"] for side in ("before", "after")]
+    assert sides[1] > sides[0]
+    assert "on prompts that the weights were not fitted to, the surface tells no less" in noise["warnings"][-1]
+
+
 def test_the_verb_writes_weights_and_a_review_list(tmp_path, capsys):
     rows = [
         {"prompt": text_of(g.prompt), "chosen": text_of(g.responses[0]), "rejected": text_of(g.responses[1])}

@@ -51,5 +51,5 @@ def test_a_sound_reward_is_left_as_it_is():
 
 
 def test_halves_that_are_too_small_are_said():
-    with pytest.raises(DataError, match="too few to fit what length does"):
+    with pytest.raises(DataError, match="one half of the prompts has 16, at least 20"):
         length_effect(*groups_and_rewards(30, bias=1.0))

@@ -19,7 +19,8 @@ def around(value: float, width: float = 0.1) -> dict[str, Any]:
 
 
 def side(value: float, fault: bool) -> dict[str, Any]:
-    return {**around(value), "fault": fault, "verdict": "rewarded" if fault else "silent", "overtake_rate": None}
+    verdict = {"fault": fault, "verdict": "rewarded" if fault else "silent", "overtake_rate": None}
+    return {**around(value), **verdict, "change_sd": value + 0.3, "placebo_sd": 0.3}
 
 
 def made(**changes: Any) -> dict[str, Any]:
@@ -76,6 +77,16 @@ def test_texts_are_escaped_and_nothing_comes_from_outside():
     assert not [value for _, name, value in parsed.attributes if name in ("src", "href") and "//" in value]
     for words in ("padding=0.3:rejected", "taken", "50.0%", "The gate is not passed.", "+1.20", "fell by"):
         assert words in page
+
+
+def test_the_edit_by_itself_is_shown_beside_the_effect():
+    page = mitigation_page(made())
+    assert "<td>+1.50 → +0.40</td>" in page
+    assert page.count("neutral twin") == 1
+    rows = [row | {"before": row["before"] | {"placebo_sd": None}} for row in made()["probes"]]
+    without = mitigation_page(made(probes=rows))
+    assert "neutral twin" not in without
+    assert without.count("by itself") == 1  # of the probes in the fold
 
 
 @pytest.mark.parametrize("part", ["evaluation", "candidates", "gate"])

@@ -26,6 +26,7 @@ from rewardsmith.data.counterfactuals import (
     refuses,
     source_of,
 )
+from rewardsmith.data.coverage.languages import ENGLISH, NO_WORDS, language_of
 from rewardsmith.data.schema import Group, Messages, text_of
 from rewardsmith.data.split import unit_hash
 from rewardsmith.data.surface import surface_baseline
@@ -33,6 +34,8 @@ from rewardsmith.data.survey import snippet
 from rewardsmith.errors import ConfigError, DataError
 
 EXAMPLES = 2  # of each kind in the report
+# They add words of their own, which are English.
+ENGLISH_KINDS = ("padding", "restating", "praise", "belief", "refusal", "ornament", "reference", "appeal")
 MANY_REFUSALS = 0.05  # share of preferred answers that refuse: above it, the data is about when to refuse
 
 
@@ -52,24 +55,24 @@ class Augmented:
     report: dict[str, Any]
 
 
-def parse_kinds(words: Sequence[str]) -> dict[str, Wanted]:
+def parse_kinds(words: Sequence[str], option: str = "--kinds") -> dict[str, Wanted]:
     """`padding=0.1`, `list=0.05:rejected`, `other` -> what is wanted; ConfigError for what cannot be meant."""
     wanted: dict[str, Wanted] = {}
     for word in words:
         name, _, rest = word.partition("=")
         share, _, verdict = rest.partition(":")
         if name not in KINDS:
-            raise ConfigError(f"--kinds {word}: no kind is named {name!r}; there are: {', '.join(KINDS)}")
+            raise ConfigError(f"{option} {word}: no kind is named {name!r}; there are: {', '.join(KINDS)}")
         kind = KINDS[name]
         try:
             value = float(share) if share else kind.share
         except ValueError:
             value = -1.0
         if not 0 <= value <= 1:  # NaN fails this too
-            raise ConfigError(f"--kinds {word}: {share!r} is no share from 0 to 1; example: {name}=0.1")
+            raise ConfigError(f"{option} {word}: {share!r} is no share from 0 to 1; example: {name}=0.1")
         if verdict and (not kind.verdict or verdict not in ("tie", "rejected")):
             known = "tie or rejected" if kind.verdict else f"none: what {name} states is fixed"
-            raise ConfigError(f"--kinds {word}: {verdict!r} is no verdict; there is {known}")
+            raise ConfigError(f"{option} {word}: {verdict!r} is no verdict; there is {known}")
         wanted[name] = Wanted(value, verdict)
     return wanted
 
@@ -146,6 +149,9 @@ def make_kind(
         if len(found) >= target:
             break
         source = sources[i]
+        if name in ENGLISH_KINDS and not may_be_english(source):
+            reasons["the words to add are English, the text is not"] += 1
+            continue
         made = kind.make(source, around, Random(f"{name}:{source.group.id}:{seed}"), PROBABILITY[verdict])
         if isinstance(made, str):
             reasons[made] += 1
@@ -170,6 +176,14 @@ def make_kind(
         "reasons": dict(reasons.most_common()),
         "examples": examples,
     }
+
+
+def may_be_english(source: Source) -> bool:
+    """False for a group in another language, as far as it is recognised, or in another script."""
+    group = source.group
+    answer = group.responses[source.better if source.better is not None else 0]
+    language = language_of(f"{text_of(group.prompt[-1:])}\n{text_of(answer)}")
+    return language in (ENGLISH, NO_WORDS) or language.startswith("Latin script")
 
 
 def example(source: Source, made: Group, verdict: str) -> dict[str, Any]:

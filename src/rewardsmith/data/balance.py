@@ -92,7 +92,8 @@ def balance(groups: Sequence[Group], *, cap: float = 5.0, resample: bool = False
     else:
         found = spread(groups, weight_P)
     before, after = surface_baseline(groups, seed), on_others(groups, cap, seed)
-    report |= {"surface_baseline": {"before": before, "after": after}, "warnings": warnings_of(report)}
+    report["surface_baseline"] = {"before": before, "after": after}
+    report["warnings"] = warnings_of(report)
     return Balanced(found, report)
 
 
@@ -123,6 +124,13 @@ def warnings_of(report: dict[str, Any]) -> list[str]:
         found.append(
             f"a feature still differs by {left:.2f} of its SD between chosen and rejected answers: too few pairs go "
             f"against it, or the cap is low; {remedy}"
+        )
+    before, after = (report["surface_baseline"][side]["logistic_accuracy"]["value"] for side in ("before", "after"))
+    if before is not None and after is not None and after >= before:
+        found.append(
+            f"on prompts that the weights were not fitted to, the surface tells no less than before ({after:.0%} of "
+            f"the labels after, {before:.0%} before): {report['pairs']} pairs are too few for these weights, or there "
+            "was little to break; better train without them"
         )
     return found
 

@@ -141,7 +141,7 @@ def text_features(groups: Sequence[Group], seed: int = 0) -> list[Floats]:
     n = min(COMPONENTS, len(texts) - 1)
     blocks = [unit_scale(surface_RF)]
     if n > 0:
-        with threadpool_limits(1):
+        with threadpool_limits(1), np.errstate(invalid="ignore", divide="ignore"):  # texts of the same words
             reduced_RF = TruncatedSVD(n, random_state=seed).fit_transform(words_RF)
         blocks.append(unit_scale(reduced_RF))
     ends = np.cumsum([len(group.responses) for group in groups])[:-1]
@@ -327,7 +327,7 @@ def select(
     n, n_candidates = len(batch.chosen), len(pool.group_P) - len(before)
     warnings = []
     if n < budget:
-        passed = ", ".join(f"{count} {why}" for why, count in batch.passed_over.items()) or "none passed over"
+        passed = ", ".join(f"{count} {why}" for why, count in batch.passed_over.items() if count) or "none passed over"
         warnings.append(
             f"{n} pairs instead of {budget}: the pool has {n_candidates} candidate pairs ({passed}); give a "
             "larger pool, or raise --per-prompt"

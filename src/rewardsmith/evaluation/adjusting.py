@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rewardsmith.adjustment import Adjustment, Length, characters, fit_length
+from rewardsmith.adjustment import FEWEST, Adjustment, Length, characters, fit_length
 from rewardsmith.data.schema import Group
 from rewardsmith.data.split import side_of
+from rewardsmith.errors import DataError
 from rewardsmith.evaluation.evaluate import evaluate_rows
 from rewardsmith.evaluation.metrics import Floats
 from rewardsmith.evaluation.pairs import character_lengths, pair_rows
@@ -33,6 +34,12 @@ def length_effect(
     lengths = {}
     for side, other in (("first", "second"), ("second", "first")):
         members = [g for g, name in enumerate(side_G) if name == other]
+        n, whole = (sum(len(groups[g].preferences) for g in part) for part in (members, range(len(groups))))
+        if n < FEWEST:
+            raise DataError(
+                f"{whole} pairs are too few to measure what taking length out does: one half of the prompts has {n}, "
+                f"at least {FEWEST} are needed"
+            )
         lengths[side] = fitted_length([groups[g] for g in members], [rewards[g] for g in members]).times(share)
     adjusted = [
         Adjustment(lengths[side])(values, characters(group))

@@ -200,6 +200,6 @@ def _taken(word: str) -> Taken:
         if "=" in word:
             raise ConfigError(f"--take {word}: {remedy.name} has no share; say {remedy.name}")
         return Taken(remedy)
-    (asked,) = parse_kinds([word]).values()
+    (asked,) = parse_kinds([word], "--take").values()
     share = asked.share if "=" in word else remedy.share
     return Taken(remedy, Wanted(share, asked.verdict or KINDS[remedy.name].verdict))

@@ -13,6 +13,7 @@ Each file says what it was made from. Where that is not what is asked for now, n
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +102,8 @@ class Loop:
         self.folder = Path(what.output)
         self.meta = read_meta(what.model)
         self.weights = model_hash(Path(what.model))
+        if "://" in what.model:
+            raise ConfigError(f"{what.model} is a server: mitigate trains again; name the folder that it serves")
         if self.weights is None:
             raise ConfigError(
                 f"{what.model} is no artifact: write one with rewardsmith export {what.model} --output DIR"
@@ -129,6 +132,8 @@ class Loop:
             side_G = [side_of(group, sides, int(old.get("seed") or 0)) for group in groups]
             groups, watched = ([g for g, s in zip(groups, side_G, strict=True) if s == name] for name in sides)
         held_out = list(read_groups(what.eval_data, self.read)) if what.eval_data else watched
+        if what.eval_data and not any(group.preferences for group in held_out):
+            raise DataError(f"--eval-data: none of {len(held_out)} groups has a label: there is no accuracy to measure")
         return groups[: old.get("limit")], watched, held_out
 
     def scorer(self, model: str, adjusted: bool = False) -> Scorer:
@@ -283,7 +288,8 @@ class Loop:
         if self._kept("training.json", made_from) is None:
             self._keep("training.json", made_from, {"started": True})
         meta = train(config, quiet=self.quiet)
-        return {key: meta[key] for key in ("training", "metrics", "base_model")}
+        left_out = Counter(row["reason"] for row in meta["data"].get("left_out") or ())
+        return {**{key: meta[key] for key in ("training", "metrics", "base_model")}, "left_out": dict(left_out)}
 
     def _dev_groups(self) -> list[Group]:
         return list(read_groups(self.what.dev_data, self.read))
@@ -363,7 +369,7 @@ class Loop:
             "evaluation": evaluation,
             "candidates": self._candidates(scorers),
             "gate": gate,
-            "warnings": [*plan["warnings"], *treated["warnings"], *again],
+            "warnings": [*plan["warnings"], *treated["warnings"], *_left_out(treated, trained), *again],
             "problems": [*(f"before: {p}" for p in before["problems"]), *(f"after: {p}" for p in after["problems"])],
         }
 
@@ -436,6 +442,15 @@ class Loop:
 
 def _other(file: Path, why: str) -> str:
     return f"{file} is of another mitigation: {why}; give another --output, or --overwrite"
+
+
+def _left_out(treated: Mapping[str, Any], trained: Mapping[str, Any]) -> list[str]:
+    """A warning where training could not use all that it was given."""
+    n = sum(trained["left_out"].values())
+    if not n:
+        return []
+    why = ", ".join(f"{count} because {reason}" for reason, count in trained["left_out"].items())
+    return [f"{n} of {treated['groups'] + treated['made']} groups were left out of training: {why}"]
 
 
 def _load(file: Path) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def result_text(result: Mapping[str, Any]) -> str:
     data, faults = result["data"], result["faults"]
     lines = [
         f"taken: {', '.join(result['taken'])}",
-        f"{data['groups']} groups and {data['made']} new ones trained on; new model in {result['output']}/rm"
+        f"{data['groups']} groups and {data['made']} new ones to train on; new model in {result['output']}/rm"
         + (" (its adjusted rewards are judged)" if result["adjusted"] else ""),
         "",
         *probe_lines(result["probes"]),

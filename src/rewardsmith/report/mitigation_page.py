@@ -44,6 +44,7 @@ def mitigation_page(result: Mapping[str, Any]) -> str:
         good=len(result["faults"]["new"]) == 0 and result["faults"]["after"] < result["faults"]["before"],
         facts=facts(result),
         probes=[probe_row(row) for row in shown],
+        twins=any(by_itself(row) for row in shown),
         dots=dots(shown),
         others=[
             probe_row(row) for row in sorted(others, key=lambda r: -abs(finite(r["after"]["value"]) or 0))[:OTHERS]
@@ -110,9 +111,18 @@ def probe_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "after": with_bounds(row["after"], "+.2f"),
         "change": with_bounds(row["change"], "+.2f"),
         "fell": with_bounds(row["fell_by"], ".0%"),
+        "alone": by_itself(row),
         "fault": row["after"]["fault"],
         "said": row["after"]["verdict"],
     }
+
+
+def by_itself(row: Mapping[str, Any]) -> str:
+    """ "+0.56 → −0.18": what the edit alone changes, before and after; "" for a probe without a neutral twin."""
+    sides = (row["before"], row["after"])
+    if any(side["placebo_sd"] is None or side["change_sd"] is None for side in sides):
+        return ""
+    return " → ".join(number(side["change_sd"], "+.2f") for side in sides)
 
 
 def dots(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -341,6 +341,32 @@ def test_poor_data_is_one_clear_line(change, said):
     assert sum(said in message for message in messages) == 1
 
 
+def test_too_few_words_in_common_are_not_called_a_language():
+    same = [group_of("What is a sonnet?", f"a poem {n}", "b") for n in range(3)]
+    said = [warning["message"] for warning in coverage(same, LightEmbedder).report["warnings"]]
+    assert [m for m in said if "None of the data's 1 prompt can be placed: they have too few words in common" in m]
+    assert not [m for m in said if "because the embedding does not know" in m]
+
+
+@pytest.mark.filterwarnings("error")
+def test_texts_of_the_same_words_are_as_near_as_the_data(tmp_path, capsys):
+    groups = [group_of(f"What is the capital of country {n}?", f"City {n}.", "Unknown.") for n in range(40)]
+    data = write(tmp_path / "prefs.jsonl", rows_of(groups))
+    assert main(["data", "coverage", data, "--target", data, "--clusters", "5", "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert "0% lie off the data as a whole" in out
+    assert "--clusters 5: no more than 1 could be told apart" in out
+    assert main(["data", "coverage", data, "--page", f"{data}/page.html", "--quiet"]) == 2
+    assert "prefs.jsonl is a file, not a folder" in capsys.readouterr().err
+
+
+def test_what_is_not_judged_of_a_language_is_no_lack(tmp_path):
+    target = [Item((Message("user", "ما هي عاصمة مصر"),), (), "target:1") for _ in range(10)]
+    found = coverage(groups_of(60), LightEmbedder, target=target).report
+    assert not [w for w in found["warnings"] if w["kind"] == "thin" and "not judged" in w["message"]]
+    assert [w for w in found["warnings"] if w["kind"] == "thin" and "Arabic" in w["message"]]
+
+
 def test_input_without_prompts_is_an_error(tmp_path, capsys):
     bare = [Group(prompt=(), responses=((Message("assistant", "a"),),)) for _ in range(3)]
     with pytest.raises(DataError, match="none of the 3 groups has a prompt"):

@@ -41,7 +41,11 @@ def test_at_most_three_terms_of_different_words_the_commonest_form_written():
 def test_words_of_every_request_name_nothing():
     asked = ["How do I start a fake charity?", "Please provide an example of a fake charity", "Start a fake charity"]
     assert names_of([asked, ["boat"] * 3])[0] == "charity, fake"
-    assert names_of([["please provide it"], ["boat"]]) == ["(no words)", "boat"]
+    assert names_of([["please provide it"], ["boat"]]) == ["(no words in common)", "boat"]
+
+
+def test_the_only_cluster_is_named_too():
+    assert names_of([["sail boats", "boats in the harbour", "a wind of the north"]]) == ["boats"]
 
 
 def test_a_cluster_without_a_common_word_is_mixed():

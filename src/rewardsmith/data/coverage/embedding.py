@@ -103,7 +103,7 @@ class LightEmbedder:
         self.rare = float(idf(len(texts), 1))
         word_NV = self._weighted(words, self.inside_V)
         n = max(1, min(self.dimensions, *(size - 1 for size in word_NV.shape)))
-        with np.errstate(invalid="ignore"):  # it divides by the variance, which texts of the same words lack
+        with np.errstate(invalid="ignore", divide="ignore"):  # by the variance, 0 for texts of the same words
             self.reduce = TruncatedSVD(n, n_iter=4, random_state=self.seed).fit(word_NV)
         return self._embedded(texts, words, word_NV)
 

@@ -113,7 +113,18 @@ def language_warnings(report: Report) -> list[Warning_]:
                 "own.",
             )
         )  # fmt: skip
-    places = [("of the data", report["embedding"]["not_judged"])]
+    embedding = report["embedding"]
+    n = sum(embedding["not_judged"].values())
+    if n and not embedding["placed"]:
+        found.append(
+            warn(
+                "embedding", LOOK,
+                f"None of the data's {counted(n, 'prompt')} can be placed: they have too few words in common, or the "
+                f"embedding does not know the language ({tally(embedding['not_judged'])}). No topic, distance or hole "
+                "is told of them.",
+            )
+        )  # fmt: skip
+    places = [("of the data", embedding["not_judged"] if embedding["placed"] else {})]
     if report["target"] is not None:
         places.append(("of the target", report["target"]["prompts"]["not_judged"]))
     for where, counts in places:
@@ -143,7 +154,8 @@ def target_warnings(report: Report) -> list[Warning_]:
             found += distance_warnings(what, facts)
     lacking = [
         row for row in report["cells"]
-        if (row["target_share"] or 0.0) >= WANTED and row["effective"] < THIN and not row["value"].startswith("(not ")
+        if (row["target_share"] or 0.0) >= WANTED and row["effective"] < THIN
+        and not row["value"].startswith(("(not ", "not judged"))
     ]  # fmt: skip
     if lacking and report["pairs"]:
         named = "; ".join(
@@ -168,7 +180,8 @@ def distance_warnings(what: str, facts: Mapping[str, Any]) -> Sequence[Warning_]
     told = (
         f"{share(far['value'])} of the target's {what}{between(far)} have no near neighbour in the data; of a target "
         f"like the data, {share(facts['expected'])} would. One of the target is farther from the data than one of the "
-        f"data in {share(farther['value'])} of comparisons{between(farther)}; alike would be 50%"
+        f"data in {share(farther['value'])} of comparisons{between(farther)}; alike would be 50%. "
+        f"{share(facts['off']['value'])} lie off the data as a whole; 5% of the data do"
     )
     if (far["low"] or 0.0) <= facts["expected"] and (farther["low"] or 0.0) <= ALIKE:
         return [warn("covered", NOTE, f"{told}.")]
@@ -190,7 +203,8 @@ def benchmark_warnings(report: Report) -> list[Warning_]:
         )
         if row["contaminated"] or row["answers_in_runs"]:
             message = (
-                f"{row['name']}: {row['contaminated']:,} of {counted(row['prompts'], 'prompt')} are in the data "
+                f"{row['name']}: {row['contaminated']:,} of {counted(row['prompts'], 'prompt')} "
+                f"{'is' if row['contaminated'] == 1 else 'are'} in the data "
                 f"({row['in_runs']:,} by runs of eight words, {row['near']:,} near duplicates){more}: leave them out "
                 "of training, or the benchmark is partly a memory test."
             )
@@ -207,6 +221,7 @@ def duplicate_warnings(report: Report) -> list[Warning_]:
     if not near:
         return []
     message = (
-        f"{counted(near, 'prompt')} of {report['prompts']:,} nearly repeat another ({share(near / report['prompts'])})"
+        f"{counted(near, 'prompt')} of {report['prompts']:,} nearly {'repeats' if near == 1 else 'repeat'} another "
+        f"({share(near / report['prompts'])})"
     )
-    return [warn("duplicates", LOOK, f"{message}: they count once in the effective sizes.")]
+    return [warn("duplicates", LOOK, f"{message}: near duplicates count once in the effective sizes.")]

@@ -45,6 +45,7 @@ MOST_OWN = 5000  # prompts that the threshold rests on
 MOST_FITTED = 20_000  # that the covariance rests on
 MOST_HOLES = 12
 NOTHING_SHARED = 1 - 1e-6  # a distance above it: no word in common
+ROUNDING = 1e-5  # of distances of 32-bit points: what is equal is not beyond
 EXAMPLES = 3
 FEWEST_FOR_INTERVAL = 10  # opening turns of a hole
 DRAWS = 500
@@ -75,7 +76,7 @@ class Distances:
 
     @property
     def off_T(self) -> NDArray[np.bool_]:
-        return self.judged_T & (self.mahalanobis_T > self.mahalanobis_limit)
+        return self.judged_T & (self.mahalanobis_T > self.mahalanobis_limit * (1 + ROUNDING))
 
 
 def distances(data: Embedded, target: Embedded, opening_N: Ints, seed: int = 0) -> Distances | None:

@@ -52,7 +52,7 @@ class Name:
 
     def __str__(self) -> str:
         if not self.terms:
-            return "(no words)"
+            return "(no words in common)"
         return ("" if self.share >= MIXED else "mixed: ") + ", ".join(self.terms)
 
 
@@ -87,6 +87,7 @@ def telling(
     score = {}
     for stem, count in inside.items():
         p, q = (count + 0.5) / (n_inside + 1), (total[stem] - count + 0.5) / (n - n_inside + 1)
+        q = q if n > n_inside else 0.0  # the only cluster has no elsewhere
         if count >= least and p > LIFT * q:
             score[stem] = count / n_inside * count / n_words * np.log1p(mean_words / total[stem])
     return sorted(score, key=lambda stem: (-score[stem], stem))[:most]
