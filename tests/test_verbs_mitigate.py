@@ -253,6 +253,21 @@ def test_what_cannot_be_measured_or_written_is_said_before_the_audit(run, tmp_pa
     assert not (tmp_path / "mended").exists()
 
 
+def test_a_stopped_training_goes_on_with_the_same_command(run, tmp_path, monkeypatch):
+    from rewardsmith.errors import Interrupted
+    from rewardsmith.training import loop
+
+    def stopped(*given, **options):
+        raise Interrupted("stopped at step 1 of 2, state saved; go on with --resume")
+
+    words = [*ASKED, "--output", str(tmp_path / "mended"), "--take", "list"]
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "train", stopped)
+        code, _, err = run(*words)
+    assert (code, err) == (130, "error: stopped at step 1 of 2, state saved; the same command goes on\n")
+    assert run(*words)[0] == 0
+
+
 def test_groups_that_training_left_out_are_counted(place, tmp_path, monkeypatch, capsys):  # noqa: F811
     monkeypatch.chdir(place)
     long = tmp_path / "train.jsonl"

@@ -140,7 +140,9 @@ class DataAugment:
             if row["made"] < row["wanted"]:
                 lines += [f"{'':<12}{n} because {why}" for why, n in row["reasons"].items()]
         if not result["made"]:
-            lines.append("warning: nothing was made; name kinds with larger shares: --kinds padding=0.5 other=0.5")
+            few = all(row["wanted"] == 0 for row in result["kinds"])
+            advice = f": of {result['groups']} groups these shares are none; give larger ones (--kinds padding=0.5)"
+            lines.append("warning: nothing was made" + (advice if few else ""))
         lines += [f"  {kind:<10}left out: {why}" for kind, why in result["left_out"].items()]
         baseline = result["surface_baseline"]
         lines.append(baseline_line(baseline["before"], baseline["after"]))

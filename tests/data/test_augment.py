@@ -318,6 +318,13 @@ def test_english_words_are_not_put_into_another_language():
     assert said not in rows["other"]["reasons"]
 
 
+def test_shares_that_come_to_nothing_are_said(tmp_path, capsys):
+    source = tmp_path / "prefs.jsonl"
+    source.write_text('{"prompt": "q", "chosen": "a b", "rejected": "c"}\n')
+    assert main(["data", "augment", str(source), "--output", str(tmp_path / "out.jsonl"), "--quiet"]) == 0
+    assert "warning: nothing was made: of 1 groups these shares are none" in capsys.readouterr().out
+
+
 def test_nothing_decided_is_said():
     tied = Group(
         prompt=(), responses=(turn("a"), turn("b")), preferences=(Preference(chosen=0, rejected=1, probability=0.5),)

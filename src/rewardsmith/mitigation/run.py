@@ -28,7 +28,7 @@ from rewardsmith.data.options import ReadOptions, ReadReport
 from rewardsmith.data.readers import read_groups
 from rewardsmith.data.schema import Group
 from rewardsmith.data.split import opening_of, side_of
-from rewardsmith.errors import ConfigError, DataError
+from rewardsmith.errors import ConfigError, DataError, Interrupted
 from rewardsmith.evaluation.adjusting import fitted_length
 from rewardsmith.evaluation.evaluate import evaluate_rows
 from rewardsmith.evaluation.pairs import character_lengths, pair_rows
@@ -287,7 +287,10 @@ class Loop:
 
         if self._kept("training.json", made_from) is None:
             self._keep("training.json", made_from, {"started": True})
-        meta = train(config, quiet=self.quiet)
+        try:
+            meta = train(config, quiet=self.quiet)
+        except Interrupted as error:  # this verb has no --resume: it always goes on
+            raise Interrupted(str(error).replace("go on with --resume", "the same command goes on")) from None
         left_out = Counter(row["reason"] for row in meta["data"].get("left_out") or ())
         return {**{key: meta[key] for key in ("training", "metrics", "base_model")}, "left_out": dict(left_out)}
 
