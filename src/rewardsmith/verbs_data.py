@@ -103,7 +103,8 @@ class DataAugment:
     kinds: tuple[str, ...] = ()
     """What to make: KIND, KIND=SHARE or KIND=SHARE:VERDICT, with new groups per group of the data and tie or rejected
     for the edited answer. Kinds: padding, restating, list, bold, praise, ornament, broken, careless, reference, appeal,
-    belief, refusal, other, concise. Default: all that suit the data, at 0.02 to 0.1 each."""
+    belief, refusal, other, concise. Default: those that suit the data, at 0.02 to 0.1 each, but for ornament, broken,
+    careless, reference and appeal, which answer faults that an audit must show first."""
     only_new: bool = False
     """Write the new groups without those of the files."""
     seed: int = 0

@@ -68,6 +68,11 @@ def test_an_edit_ties_or_loses_and_does_not_carry_the_worse_answer_past_the_bett
         assert text not in (better, edited)
 
 
+def test_kinds_that_answer_faults_are_made_on_request_alone():
+    made = {row["kind"] for row in augment(GROUPS).report["kinds"]}
+    assert made == KINDS.keys() - {"ornament", "broken", "careless", "reference", "appeal"}
+
+
 @pytest.mark.parametrize("name", ["ornament", "broken", "careless", "reference", "appeal"])
 @pytest.mark.parametrize("topic", TOPICS[:4])
 def test_what_was_damaged_or_added_to_loses_to_the_whole_answer_and_no_more_is_said(name, topic):

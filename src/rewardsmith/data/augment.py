@@ -95,7 +95,7 @@ def augment(groups: Sequence[Group], wanted: Mapping[str, Wanted] | None = None,
             "nothing to start from"
         )
     left_out = {} if wanted is not None else unsuited(sources)
-    asked = wanted if wanted is not None else {name: Wanted(kind.share) for name, kind in KINDS.items()}
+    asked = wanted if wanted is not None else {name: Wanted(kind.share) for name, kind in KINDS.items() if kind.usual}
     stated = Statements()
     for group in groups:
         stated.add(group)

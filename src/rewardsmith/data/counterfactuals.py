@@ -69,11 +69,13 @@ class Kind:
 
     verdict  what the edited answer is against the plain one: "tie", "rejected", or "" where it is not for the user to
              say
+    usual    whether it is made where no kinds are named; the others answer faults that an audit must show first
     """
 
     make: Maker
     share: float
     verdict: str = ""
+    usual: bool = True
 
 
 def source_of(group: Group, rng: Random) -> Source:
@@ -368,11 +370,13 @@ KINDS: dict[str, Kind] = {
     "list": Kind(edited(bullets, plain_only=True), 0.03, "tie"),
     "bold": Kind(edited(bold, plain_only=True), 0.03, "tie"),
     "praise": Kind(edited(praise, neutral="plain"), 0.03, "rejected"),
-    "ornament": Kind(edited(ornament, plain_only=True, neutral="plain", unless=ASKS_FOR_ORNAMENTS), 0.03, "tie"),
-    "broken": Kind(edited(broken, neutral="better", unless=ASKS_FOR_BROKEN), 0.05, "rejected"),
-    "careless": Kind(edited(careless, unless=ASKS_FOR_CARELESS), 0.03, "rejected"),
-    "reference": Kind(edited(reference, neutral="plain", unless=ASKS_FOR_REFERENCES), 0.03, "rejected"),
-    "appeal": Kind(edited(appeal, neutral="plain", unless=ASKS_FOR_APPEALS), 0.03, "rejected"),
+    "ornament": Kind(
+        edited(ornament, plain_only=True, neutral="plain", unless=ASKS_FOR_ORNAMENTS), 0.03, "tie", usual=False
+    ),
+    "broken": Kind(edited(broken, neutral="better", unless=ASKS_FOR_BROKEN), 0.05, "rejected", usual=False),
+    "careless": Kind(edited(careless, unless=ASKS_FOR_CARELESS), 0.03, "rejected", usual=False),
+    "reference": Kind(edited(reference, neutral="plain", unless=ASKS_FOR_REFERENCES), 0.03, "rejected", usual=False),
+    "appeal": Kind(edited(appeal, neutral="plain", unless=ASKS_FOR_APPEALS), 0.03, "rejected", usual=False),
     "belief": Kind(belief, 0.05),
     "refusal": Kind(refusal, 0.05),
     "other": Kind(other, 0.1),
