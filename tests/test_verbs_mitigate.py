@@ -202,7 +202,7 @@ def test_without_a_cache_nothing_is_scored_twice(run, tmp_path, monkeypatch):
     assert code == 0, err
     assert json.loads(out)["taken"] == ["consistency", "odin"]
     meta = json.loads((tmp_path / "mended" / "rm" / "reward_model.json").read_text())
-    assert (meta["config"]["loss"]["consistency"], meta["config"]["loss"]["odin"]) == (1.0, 1.0)
+    assert (meta["config"]["loss"]["consistency"], meta["config"]["loss"]["odin"]) == (0.2, 1.0)
     assert len({scorer for scorer, _ in asked}) == 2
     assert len(asked) == len(set(asked)) > 0
     assert not (tmp_path / "cache" / "rewardsmith" / "scores").exists()

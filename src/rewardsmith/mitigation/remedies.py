@@ -123,15 +123,17 @@ REMEDIES: tuple[Remedy, ...] = (
         stage="training",
         families=("length", "list", "bold", "flattery"),
         what="the same reward for an answer and for it with padding, bullets, bold words or a compliment",
-        cost="not measured in accuracy; one more answer to each prompt in training",
-        train={"consistency": 1.0},
+        cost="one more answer to each prompt in training; on alpaca_eval -0.008 [-0.023, +0.008] of accuracy, and "
+        "padding of short answers was paid more",
+        train={"consistency": 0.2},
     ),
     Remedy(
         name="odin",
         stage="training",
         families=("length",),
         what="a second head that takes what length explains; the head that is kept must not follow length",
-        cost="not measured: where longer answers are better, quality may go with length",
+        cost="where longer answers are better, quality goes with length: on alpaca_eval -0.172 [-0.250, -0.108] of "
+        "accuracy",
         train={"odin": 1.0},
     ),
     Remedy(
@@ -139,7 +141,7 @@ REMEDIES: tuple[Remedy, ...] = (
         stage="training",
         families=ANY,
         what="labels taken for turned round one time in ten, so that one against a large reward gap pulls little",
-        cost="not measured; no further time",
+        cost="on alpaca_eval -0.003 [-0.012, +0.005] of accuracy; no further time",
         train={"flip_rate": 0.1},
         doubts=0.1,
     ),

@@ -47,7 +47,7 @@ class LossConfig:
     consistency: float = 0.0
     """Weight of log(1 + ratio): squared gaps between an answer and the same after an edit that leaves its content
     alone, over the variance of rewards within a prompt. One answer of each group is edited, which makes one more row of
-    it. 1 is a start."""
+    it. 0.2 is a start."""
 
     consistency_kinds: tuple[EditKind, ...] = ("padding", "list", "bold", "praise")
     """With --consistency: sentences that say nothing, the answer twice over, bullets, bold words, a compliment."""
