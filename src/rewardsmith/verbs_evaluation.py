@@ -10,6 +10,7 @@ import tyro
 from rewardsmith.data.options import ReadOptions
 from rewardsmith.errors import ConfigError, DataError
 from rewardsmith.progress import Bar
+from rewardsmith.scoring import is_address
 from rewardsmith.verbs_common import (
     EnsembleScorerOptions,
     Files,
@@ -161,7 +162,7 @@ class Calibrate(ScorerOptions):
             raise ConfigError(f"--length-share {self.length_share}: give a share from 0 to 1")
         if self.length_share != 1 and not self.length:
             raise ConfigError(f"--length-share {self.length_share} is the share that --length takes out: add --length")
-        if "://" in self.model:
+        if is_address(self.model):
             raise ConfigError(f"{self.model} is a server: name the artifact's folder, where the calibration is kept")
         if self.adjusted:
             raise ConfigError("--adjusted with calibrate: an adjustment is fitted to the plain rewards")

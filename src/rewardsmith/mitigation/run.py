@@ -42,7 +42,7 @@ from rewardsmith.mitigation.treat import check_enough, treat, write_doubts, writ
 from rewardsmith.model.meta import read_meta, write_note
 from rewardsmith.overoptimization.candidates import read_pools
 from rewardsmith.score_cache import model_hash
-from rewardsmith.scoring import Scorer, file_mark, score_stream
+from rewardsmith.scoring import Scorer, file_mark, is_address, score_stream
 from rewardsmith.statistics import Floats
 from rewardsmith.temperature import fit_temperature
 from rewardsmith.training.config import TrainConfig
@@ -102,7 +102,7 @@ class Loop:
         self.folder = Path(what.output)
         self.meta = read_meta(what.model)
         self.weights = model_hash(Path(what.model))
-        if "://" in what.model:
+        if is_address(what.model):
             raise ConfigError(f"{what.model} is a server: mitigate trains again; name the folder that it serves")
         if self.weights is None:
             raise ConfigError(
