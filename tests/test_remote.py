@@ -183,6 +183,15 @@ def test_patience_ends() -> None:
         RemoteScorer("http://127.0.0.1:9", patience=0).score(groups(1))
 
 
+def test_a_server_that_is_not_there_is_told_of_once_before_patience_ends(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(remote, "TELL_AFTER_S", 0.1)
+    with pytest.raises(ModelError, match="cannot be reached"):
+        RemoteScorer("http://127.0.0.1:9", patience=1).score(groups(3))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("http://127.0.0.1:9 cannot be reached")
+    assert line.endswith("trying again for 1 s")
+
+
 def test_requests_have_bounded_sizes() -> None:
     many = groups(100)
     parts = list(parts_of(many))

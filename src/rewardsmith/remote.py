@@ -25,10 +25,12 @@ import numpy as np
 
 from rewardsmith.data.schema import Group, Message, Messages
 from rewardsmith.errors import ConfigError, ModelError
+from rewardsmith.progress import clock, say
 from rewardsmith.scoring import Scores, is_address
 
 KEY_VARIABLE = "REWARDSMITH_API_KEY"
 AT_ONCE = 64  # responses in a request
+TELL_AFTER_S = 3.0  # of trying in vain: a busy server is seldom so long about it, a wrong address is
 CHARACTERS = 500_000  # and characters: far below a server's limit for a body
 ABOUT_A_GROUP = frozenset({413, 422})
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -71,6 +73,7 @@ class RemoteScorer:
         self.timeout, self.patience, self.at_once = timeout, patience, at_once
         self.tls = ssl.create_default_context(cafile=ca_file) if parts.scheme == "https" else None
         self.kept = threading.local()
+        self.told = False
         self.retries = self.prompts_cut = self.responses_cut = 0
 
     def score(self, groups: Sequence[Group]) -> list[Scores]:
@@ -102,7 +105,8 @@ class RemoteScorer:
 
     def _patiently(self, body: bytes) -> tuple[int, bytes]:
         """(status, answer), asked again for as long as it may pass."""
-        until = time.monotonic() + self.patience
+        began = time.monotonic()
+        until = began + self.patience
         pause = 0.25
         while True:
             try:
@@ -118,6 +122,9 @@ class RemoteScorer:
             wait = retry_after + random.uniform(pause / 2, pause)  # clients sent away together come back apart
             if time.monotonic() + wait > until:
                 raise ModelError(f"{self.url} {said} (tried for {self.patience:g} s)")
+            if not self.told and time.monotonic() + wait > began + TELL_AFTER_S:
+                self.told = True
+                say(f"{self.url} {said}; trying again for {clock(self.patience)}")
             self.retries += 1
             time.sleep(wait)
             pause = min(2 * pause, 15.0)
