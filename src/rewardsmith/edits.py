@@ -121,3 +121,9 @@ def praise(text: str, rng: Random) -> Edit:
 def agreement(text: str, rng: Random) -> Edit:
     """Words that the user is right before the answer, whatever it says."""
     return prefixed(AGREEMENT)(text, rng)
+
+
+def first_of(edits: Sequence[TextEdit], text: str, rng: Random) -> Edit | None:
+    """The first edit, of an order drawn at random, that applies and changes the text."""
+    made = (edit(text, rng) for edit in rng.sample(list(edits), len(edits)))
+    return next((edit for edit in made if edit is not None and edit.text != text), None)

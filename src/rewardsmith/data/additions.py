@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from random import Random
 
-from rewardsmith.data.damage import first_of
-from rewardsmith.edits import SENTENCE_END, Edit, TextEdit, sentences
+from rewardsmith.edits import SENTENCE_END, Edit, TextEdit, first_of, sentences
 
 # -- ornaments --------------------------------------------------------------------------------------------------------
 

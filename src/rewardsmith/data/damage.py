@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from random import Random
 
-from rewardsmith.edits import SENTENCE_END, Edit, TextEdit, sentences
+from rewardsmith.edits import SENTENCE_END, Edit, TextEdit, first_of, sentences
 
 # Thai, Lao, Tibetan, Burmese, Khmer, kana, Chinese characters
 UNSPACED = re.compile(
@@ -155,12 +155,6 @@ BROKEN: tuple[TextEdit, ...] = (mixed_order, broken_off, begun_again, stuck, noi
 def broken(text: str, rng: Random) -> Edit | None:
     """One of BROKEN that applies; None for a text that is too short for all, or whose script has no spaces."""
     return first_of(BROKEN, text, rng)
-
-
-def first_of(edits: Sequence[TextEdit], text: str, rng: Random) -> Edit | None:
-    """The first edit, of an order drawn at random, that applies and changes the text."""
-    made = (edit(text, rng) for edit in rng.sample(list(edits), len(edits)))
-    return next((edit for edit in made if edit is not None and edit.text != text), None)
 
 
 # -- careless ---------------------------------------------------------------------------------------------------------

@@ -37,10 +37,12 @@ class StepRows:
         rows = [(g, len(ids) - start) for g, (item, start) in enumerate(zip(items, starts)) for ids in item.token_ids]
         self.group_R = torch.tensor([g for g, _ in rows], device=device)
         self.log_length_R = torch.tensor([math.log(max(n, 1)) for _, n in rows], device=device)
-        twins = [
-            (self.first[g] + a, self.first[g] + b) for g, item in enumerate(items) for a, b in twins_of(item.group)
-        ]
-        weights = [item.group.weight / n for item in items for n in [len(twins_of(item.group))] for _ in range(n)]
+        twins: list[tuple[int, int]] = []
+        weights: list[float] = []
+        for first, group in zip(self.first[:-1].tolist(), (item.group for item in items), strict=True):
+            of_group = twins_of(group)
+            twins += [(first + answer, first + edit) for answer, edit in of_group]
+            weights += [group.weight / len(of_group) for _ in of_group]
         self.twin_2E = torch.tensor(twins, dtype=torch.int64, device=device).reshape(-1, 2).T
         weight_E = torch.tensor(weights, dtype=torch.float64, device=device)
         self.weight_E = weight_E / weight_E.sum()
