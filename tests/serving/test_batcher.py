@@ -237,7 +237,7 @@ class PacedScorer(SlowScorer):
 
 
 def test_what_cannot_be_done_in_time_is_refused_at_once_and_what_is_accepted_is_done_in_time() -> None:
-    """16 clients, each with 100 tokens, at 2,000 a second: the last would wait 0.8 s, and may wait 0.4 s."""
+    """16 clients, each with 100 tokens, at 800 a second: the last would wait 2 s, and may wait 1 s."""
 
     async def ask(batcher: Batcher, served: Any, n: int, seconds: float) -> tuple[int, float]:
         started = time.monotonic()
@@ -252,18 +252,19 @@ def test_what_cannot_be_done_in_time_is_refused_at_once_and_what_is_accepted_is_
         return status, time.monotonic() - started
 
     async def run(known: bool) -> list[tuple[int, float]]:
-        scorer = PacedScorer(2000)
+        scorer = PacedScorer(800)
         served, (batcher, _) = engine(scorer), make(scorer, budget=100)
         if known:
-            batcher.measured(2000, 1.0)
-        found = await asyncio.gather(*(ask(batcher, served, n, 0.4) for n in range(20, 36)))
+            batcher.measured(800, 1.0)
+        # A quarter of a second is left for a machine that stalls.
+        found = await asyncio.gather(*(ask(batcher, served, n, 1.0) for n in range(20, 36)))
         batcher.close()
         return found
 
     found = asyncio.run(run(known=True))
     assert {status for status, _ in found} == {200, 429}, "none is late"
-    assert all(seconds < 0.1 for status, seconds in found if status == 429)
-    assert 4 <= sum(status == 200 for status, _ in found) <= 7, "0.8 of 0.4 s are 6 of them"
+    assert all(seconds < 0.25 for status, seconds in found if status == 429)
+    assert 4 <= sum(status == 200 for status, _ in found) <= 7, "0.8 of 1 s are 6 of them"
     assert 504 in {status for status, _ in asyncio.run(run(known=False))}, "without a rate all are tried"
 
 
