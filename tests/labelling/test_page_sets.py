@@ -83,7 +83,7 @@ def test_four_answers_by_keys(browser: Any, store: Store) -> None:
         view.get_by_role("status").get_by_text("3 > 1 = 4 > 2.").wait_for()
         sent(view)
         assert kept(store) == derived([seen[2], seen[0] + seen[3], seen[1]])
-        assert view.locator("#counted").inner_text() == "6 of 12 pairs done · 6 labels by you"
+        view.locator("#counted", has_text="6 of 12 pairs done · 6 labels by you").wait_for()  # told by the server
         assert so_far.inner_text() == "Pick the best answer first.", "nothing of the set before"
         view.keyboard.press("f")
         view.get_by_label("What is wrong?").fill("private")
