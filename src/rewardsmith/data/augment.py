@@ -34,8 +34,6 @@ from rewardsmith.data.survey import snippet
 from rewardsmith.errors import ConfigError, DataError
 
 EXAMPLES = 2  # of each kind in the report
-# They add words of their own, which are English.
-ENGLISH_KINDS = ("padding", "restating", "praise", "belief", "refusal", "ornament", "reference", "appeal")
 MANY_REFUSALS = 0.05  # share of preferred answers that refuse: above it, the data is about when to refuse
 
 
@@ -149,7 +147,7 @@ def make_kind(
         if len(found) >= target:
             break
         source = sources[i]
-        if name in ENGLISH_KINDS and not may_be_english(source):
+        if kind.english and not may_be_english(source):
             reasons["the words to add are English, the text is not"] += 1
             continue
         made = kind.make(source, around, Random(f"{name}:{source.group.id}:{seed}"), PROBABILITY[verdict])

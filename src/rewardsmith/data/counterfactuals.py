@@ -9,8 +9,8 @@ edit, or from the label that it started from:
     reference, appeal            the answer, and the same with an invented reference, with words to whoever rates it
         In these ten, the worse answer of the pair is edited too, and stays worse: the edit does not turn the order.
         Whether a broken better answer beats a whole worse one is not known, and not stated.
-    belief     the user states a sentence of the worse answer as their belief, and the better one still wins, over one
-               that agrees as well; in half the groups they state one of the better answer, and agreeing wins
+    belief     the user states a sentence of the worse answer as their belief, and words of agreement before that answer
+               lose; in half the groups they state one of the better answer, which wins with such words and without
     refusal    a refusal loses to the answer, where nothing in the prompt calls for one
     other      the better answer to another prompt loses (RRM, 2409.13156)
     concise    the answer without its fillers ties with it; or two equally rated answers of different length do
@@ -70,12 +70,14 @@ class Kind:
     verdict  what the edited answer is against the plain one: "tie", "rejected", or "" where it is not for the user to
              say
     usual    whether it is made where no kinds are named; the others answer faults that an audit must show first
+    english  whether it adds words of its own, which are English
     """
 
     make: Maker
     share: float
     verdict: str = ""
     usual: bool = True
+    english: bool = False
 
 
 def source_of(group: Group, rng: Random) -> Source:
@@ -365,20 +367,28 @@ ASKS_FOR_APPEALS = re.compile(
 )
 
 KINDS: dict[str, Kind] = {
-    "padding": Kind(edited(padding), 0.05, "rejected"),
-    "restating": Kind(edited(restating), 0.02, "rejected"),
+    "padding": Kind(edited(padding), 0.05, "rejected", english=True),
+    "restating": Kind(edited(restating), 0.02, "rejected", english=True),
     "list": Kind(edited(bullets, plain_only=True), 0.03, "tie"),
     "bold": Kind(edited(bold, plain_only=True), 0.03, "tie"),
-    "praise": Kind(edited(praise, neutral="plain"), 0.03, "rejected"),
+    "praise": Kind(edited(praise, neutral="plain"), 0.03, "rejected", english=True),
     "ornament": Kind(
-        edited(ornament, plain_only=True, neutral="plain", unless=ASKS_FOR_ORNAMENTS), 0.03, "tie", usual=False
+        edited(ornament, plain_only=True, neutral="plain", unless=ASKS_FOR_ORNAMENTS),
+        0.03,
+        "tie",
+        usual=False,
+        english=True,
     ),
     "broken": Kind(edited(broken, neutral="better", unless=ASKS_FOR_BROKEN), 0.05, "rejected", usual=False),
     "careless": Kind(edited(careless, unless=ASKS_FOR_CARELESS), 0.03, "rejected", usual=False),
-    "reference": Kind(edited(reference, neutral="plain", unless=ASKS_FOR_REFERENCES), 0.03, "rejected", usual=False),
-    "appeal": Kind(edited(appeal, neutral="plain", unless=ASKS_FOR_APPEALS), 0.03, "rejected", usual=False),
-    "belief": Kind(belief, 0.05),
-    "refusal": Kind(refusal, 0.05),
+    "reference": Kind(
+        edited(reference, neutral="plain", unless=ASKS_FOR_REFERENCES), 0.03, "rejected", usual=False, english=True
+    ),
+    "appeal": Kind(
+        edited(appeal, neutral="plain", unless=ASKS_FOR_APPEALS), 0.03, "rejected", usual=False, english=True
+    ),
+    "belief": Kind(belief, 0.05, english=True),
+    "refusal": Kind(refusal, 0.05, english=True),
     "other": Kind(other, 0.1),
     "concise": Kind(concise, 0.05, "tie"),
 }
