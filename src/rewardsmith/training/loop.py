@@ -111,10 +111,11 @@ class Run:
             shard(self.models[0], self.accelerator.device, self.accelerator.num_processes)
         self.losses = [PreferenceLoss(config.loss).to(self.accelerator.device) for _ in self.models]
         self.sides = make_sides(self.models, base, config)
-        self.starts: dict[int, int] = {}  # id(group) -> where its answers begin
+        self.starts: dict[int, int] = {}  # id(group) -> where its answers begin, if lengths or texts are asked for
         self.trained: list[Any] = list(self.models)
         if config.loss.has_side_terms:
             self.trained = [Trained(model, sides) for model, sides in zip(self.models, self.sides, strict=True)]
+        if config.loss.odin or config.loss.text_regularisation:
             encoded = self.train_data.encoded
             self.starts = dict(zip(map(id, encoded), self.renderer.prompt_lengths(encoded), strict=True))
         self.optimizer = make_optimizer(self.trained, self.losses, config)

@@ -116,7 +116,7 @@ def make_pair_batch(
     out. A margin on a tie means nothing and is ignored. On the CPU; use `.to(device)`.
     """
     assert len(groups) == len(first_row)
-    divisor = total_weight if isinstance(total_weight, StepWeight) else StepWeight(*(total_weight,) * 2)
+    divisor = total_weight if isinstance(total_weight, StepWeight) else StepWeight(total_weight, total_weight)
     found = [(g, p) for g, group in enumerate(groups) for p in usable_preferences(group, config)]
     assert divisor.pairs > 0 or not found, "total_weight is that of the whole step, these groups included"
     rankings = _rankings(groups, config)

@@ -35,7 +35,7 @@ class SideStep:
 
     def __init__(self, run: Run, items: Sequence[Encoded], mine: Sequence[tuple[list[int], bool]], n_batches: int):
         self.run, self.items, self.config = run, items, run.config.loss
-        self.starts = [run.starts[id(item)] for item in items]
+        self.starts = [run.starts.get(id(item), 0) for item in items]
         self.text_weight = text_weight([item.group for item in items], self.config)
         self.step_rows: StepRows | None = None
         self.pulls: list[Pull] | None = None
